@@ -1,0 +1,36 @@
+# Two commands do all: `make demo` and `make test`. Both set up .venv first, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SETUP := settings.ini setup.py pyproject.toml
+
+.PHONY: demo test docs clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed
+	$(BIN)/lrprop demo
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python tools/check.py
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python tools/docs.py
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "lrprop needs Python >= 3.10; name one with: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || tools/install_venv.sh
+	$(PYTHON) -m venv $(VENV)
+	$@ -m pip install --quiet --upgrade pip
+
+$(VENV)/.installed: $(BIN)/python $(SETUP)
+	@mkdir -p lrprop
+	$(BIN)/python -m pip install --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf _proc _docs build dist *.egg-info
