@@ -11,10 +11,10 @@ demo: $(VENV)/.installed
 	$(BIN)/lrprop demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python tools/check.py
+	$(BIN)/python -m pytest
 
 docs: $(VENV)/.installed-dev
-	$(BIN)/python tools/docs.py
+	$(BIN)/python tools/docs/build.py
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

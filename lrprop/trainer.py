@@ -6,7 +6,7 @@
 __all__ = ['OUTPUTS', 'Loss', 'cosine_lr', 'save_checkpoint', 'load_checkpoint', 'check_same_config', 'batch_loss', 'fit',
            'load_encoder']
 
-# %% ../nbs/60_trainer.ipynb #247eda11
+# %% ../nbs/60_trainer.ipynb #baaf07ca
 import json
 import math
 import os
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from .core import Video, check_choice, rng_at, seed_torch_at
+from .core import Batch, Video, check_choice, rng_at, seed_torch_at
 from .encoder import Encoder
 from .sampling import Augment, epoch_groups, sample_batch
 
@@ -70,27 +70,28 @@ def check_same_config(
         shown = '; '.join(f'{k}: there {found.get(k)!r}, asked for {wanted.get(k)!r}' for k in differing)
         raise ValueError(f'{path} belongs to another configuration ({shown}); choose another folder')
 
-# %% ../nbs/60_trainer.ipynb #ef90937b
+# %% ../nbs/60_trainer.ipynb #0e7caae2
 OUTPUTS = ('projection', 'embedding', 'raw')
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (embs, steps, seq_lens, mask) → scalar
 
 def batch_loss(
     encoder: Encoder, # In training mode
     loss: Loss,       # A loss in the common form
-    batch,            # A `Batch` on the encoder's device
+    batch: Batch,     # On the encoder's device
     output: str = 'projection', # 'projection', 'embedding' (both L2-normalised) or 'raw' (the embedding as it is)
 ) -> Tensor: # Scalar
-    "Embed the clips of a batch and score them, in float32; raises `FloatingPointError` naming the videos if the loss is not finite."
+    "Embed the clips of a batch and score them, in float32; raises `FloatingPointError` naming the videos if either is not finite."
     check_choice('output', output, OUTPUTS)
     mask = batch.mask.flatten(0, 1)
     embs = encoder(batch.frames.flatten(0, 1), mask)
     if output == 'projection': embs = encoder.project(embs)
     if output == 'embedding': embs = F.normalize(embs, dim=-1)
+    if not embs.isfinite().all(): raise FloatingPointError(f'embeddings are not finite on a batch of {", ".join(batch.names)}')
     value = loss(embs.float().unflatten(0, batch.mask.shape[:2]), batch.steps, batch.seq_lens, batch.mask)
     if not value.isfinite(): raise FloatingPointError(f'the loss is {value.item()} on a batch of {", ".join(batch.names)}')
     return value
 
-# %% ../nbs/60_trainer.ipynb #c148351d
+# %% ../nbs/60_trainer.ipynb #d0b910e0
 def fit(
     encoder: Encoder,               # Trained in place, on the device it is on
     loss: Loss,                     # A loss in the common form
@@ -114,7 +115,7 @@ def fit(
     "Train an encoder (SPEC §A.12)."
     device = next(encoder.parameters()).device
     trained = [p for p in encoder.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=lr, weight_decay=weight_decay)
+    optimizer = torch.optim.Adam(trained, lr=lr, weight_decay=weight_decay, fused=True)
     history, saved = _resume(encoder, optimizer, checkpoint, config), time.monotonic()
     bar = tqdm(range(len(history), n_epochs), desc=label, unit='epoch', initial=len(history), total=n_epochs)
     encoder.train()

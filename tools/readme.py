@@ -1,0 +1,30 @@
+"""Write README.md from nbs/index.ipynb: its markdown, code and plain outputs. Usage: python tools/readme.py [OUT]"""
+import sys
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).parent.parent
+
+
+def cell_to_markdown(cell) -> str:
+    if cell.cell_type == 'markdown': return cell.source
+    if cell.source.startswith('#| hide') or cell.cell_type != 'code': return ''
+    source = '\n'.join(line for line in cell.source.splitlines() if not line.startswith('#|'))
+    parts = [] if '#| echo: false' in cell.source else [f'```python\n{source.strip()}\n```']
+    for output in cell.outputs:
+        data = output.get('data', {})
+        if 'text/markdown' in data: parts.append(data['text/markdown'])
+        elif 'text/plain' in data or output.output_type == 'stream':
+            parts.append(f"```\n{(data.get('text/plain') or output.get('text')).rstrip()}\n```")
+    return '\n\n'.join(parts)
+
+
+def main() -> None:
+    out = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT/'README.md'
+    nb = nbformat.read(ROOT/'nbs/index.ipynb', as_version=4)
+    note = '<!-- Made from nbs/index.ipynb by tools/readme.py; edit that notebook. -->'
+    out.write_text('\n\n'.join([note, *filter(None, map(cell_to_markdown, nb.cells))]) + '\n', encoding='utf-8')
+
+
+if __name__ == '__main__': main()
