@@ -6,7 +6,7 @@
 __all__ = ['RESNET50_URL', 'BACKBONES', 'Backbone', 'load_resnet50', 'load_backbone', 'PaperBackbone', 'extract_features',
            'cache_folder', 'write_entry', 'read_entry', 'cached_features', 'center']
 
-# %% ../nbs/20_backbone.ipynb #7860113f
+# %% ../nbs/20_backbone.ipynb #a7a85635
 import hashlib, os, tempfile, warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.models import ResNet, resnet50
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .core import FrameSource, Video, check_choice, rng_at, seed_torch_at
 

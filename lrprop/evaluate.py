@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['Embed', 'embed_time', 'embed_chance', 'embed_frozen', 'embed_trained', 'score', 'evaluate']
 
-# %% ../nbs/62_evaluate.ipynb #32890308
+# %% ../nbs/62_evaluate.ipynb #df79157f
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .core import Video, rng_at
 from .encoder import Encoder, embed_frames

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-# %% ../nbs/09_pouring.ipynb #11d287aa
+# %% ../nbs/09_pouring.ipynb #6567f12e
 EVENTS = ('hand touches bottle', 'liquid starts exiting', 'pouring complete', 'bottle back on table')
 
 def _ease(u: float|np.ndarray) -> float|np.ndarray:
@@ -26,9 +26,9 @@ def pouring_progress(
     n_frames: int,            # Length of the video, at least 30
 ) -> np.ndarray: # (n_frames,) float64 from 0 to 5, non-decreasing; each phase moves for at least 3 frames
     "When what happens: the clock of one video."
-    idle = rng.beta(.5, .7, 2) / 3
-    pauses = {k: (rng.uniform(.05, .95), rng.uniform(.03, .2)) for k in (0, 1, 3, 4) if rng.random() < .45}
-    speed = np.exp(rng.normal(0, .6, 5)) / [1, 1.1, 1.5, 1.1, .9]
+    idle = rng.beta(.25, .3, 2) / 3
+    pauses = {k: (rng.uniform(.05, .95), rng.uniform(.05, .25)) for k in (0, 1, 3, 4) if rng.random() < .45}
+    speed = np.exp(rng.normal(0, .7, 5)) / [1, 1.1, 1.5, 1.1, .9]
     busy = max(1 - idle.sum() - sum(hold for _, hold in pauses.values()), .35)
     shares = np.maximum(busy / speed / (1 / speed).sum(), 5 / n_frames)
     spans = [(idle[0], 0, 0)]                       # (duration, progress at its start, at its end)
@@ -42,7 +42,7 @@ def pouring_progress(
     u = np.clip(1 - (ends[k] - t) / np.maximum(duration[k], 1e-9), 0, 1)
     return np.maximum.accumulate(start[k] + (stop - start)[k] * (u + _ease(u)) / 2)
 
-# %% ../nbs/09_pouring.ipynb #0166c445
+# %% ../nbs/09_pouring.ipynb #8c6e47fd
 PROFILES = dict(bottle=((0, 1), (.55, 1), (.78, .36), (1, .36)), carafe=((0, .75), (.3, 1), (.72, .42), (.8, .42), (1, .62)),
     jug=((0, .9), (.35, 1), (.8, .82), (1, .95)), mug=((0, .92), (1, 1)), beaker=((0, .9), (1, 1)),
     tumbler=((0, .82), (1, 1)), highball=((0, .95), (1, 1)), goblet=((0, .25), (.25, .8), (.55, 1), (1, .82)))
@@ -53,6 +53,7 @@ def rotation(
     "A turn in the picture's plane."
     return np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
 
+# %% ../nbs/09_pouring.ipynb #7c02f178
 @dataclass(frozen=True)
 class Vessel:
     "Something that holds liquid; it stands at (0, 0) and is tilted to the left."
@@ -70,9 +71,10 @@ class Vessel:
         return np.stack([self.stem + (self.height - self.stem) * h, self.radius * w], 1)
     @cached_property
     def _grid(self) -> tuple[np.ndarray, float]: # (n, 2) points of the inside, and the area of each
-        x, h = np.linspace(-self.radius, self.radius, 61), np.linspace(self.stem + .02, self.height, 120)
-        cell, (x, h) = (x[1] - x[0]) * (h[1] - h[0]), np.meshgrid(x, h)
-        return np.stack([x, h], -1)[abs(x) < np.interp(h, *self.profile.T) - .012], cell
+        low, nx, nh = self.stem + .02, 60, 120
+        wide, high = 2 * self.radius / nx, (self.height - low) / nh
+        x, h = np.meshgrid((np.arange(nx) + .5) * wide - self.radius, (np.arange(nh) + .5) * high + low)
+        return np.stack([x, h], -1)[abs(x) < np.interp(h, *self.profile.T) - .012], wide * high
     @property
     def lip(self) -> np.ndarray: return np.array([-self.profile[-1, 1], self.height])
     @property
@@ -95,7 +97,7 @@ class Vessel:
         tilts, holds = self._spill
         return np.interp(-volume, -holds, tilts)
 
-# %% ../nbs/09_pouring.ipynb #563e1fb5
+# %% ../nbs/09_pouring.ipynb #21c4a481
 SKINS = np.array([[255, 224, 196], [241, 194, 150], [224, 172, 120], [198, 134, 80], [150, 96, 60], [104, 66, 44], [72, 46, 34]])
 DRINKS = np.array([[170, 16, 38], [240, 140, 20], [250, 205, 60], [70, 36, 20], [250, 246, 235], [110, 180, 60], [70, 150, 225], [230, 90, 120], [190, 100, 30]])
 SIZES = dict(bottle=(1.05, .165), carafe=(.88, .22), jug=(.78, .2), mug=(.52, .19), beaker=(.68, .17))
@@ -126,10 +128,12 @@ class Look:
     hand: float             # Size of the hand, about 1
     reach: float            # Angle from which the hand comes, radians above the table
     rest: np.ndarray        # Where the container stands
+    stand: np.ndarray       # Where the glass stands
     pour: np.ndarray        # Where the stream begins
     pitch: float            # How far the camera looks down: height / width of a circle on the table
     light: np.ndarray       # (3,) direction of the light
 
+# %% ../nbs/09_pouring.ipynb #e95e5fbc
 def draw_look(
     rng: np.random.Generator, # Decides everything
 ) -> Look: # Always with enough liquid to fill 45 % of the glass or more
@@ -144,11 +148,13 @@ def draw_look(
     return Look(container, glass, full, poured=min(rng.uniform(.6, .85) * glass.volume, rng.uniform(.85, .95) * full),
         drink=rng.choice(DRINKS) * rng.uniform(.85, 1.03), body=random_colour(rng), opacity=float(rng.choice([.2, .3, .45, 1.])),
         label=random_colour(rng, sat=(0, .8), val=(.5, 1)) if rng.random() < .4 else None,
-        skin=near + (far - near) * tone, sleeve=random_colour(rng, val=(.12, .9)), cuff=rng.uniform(.04, .5), hand=rng.uniform(.92, 1.1), reach=rng.uniform(-.1, .6),
-        rest=np.array([rng.uniform(.3, .5), rng.uniform(-.12, .06)]), pour=np.array([rng.uniform(-.6, -.42), height + rng.uniform(.08, .2)]),
+        skin=near + (far - near) * tone, sleeve=random_colour(rng, val=(.12, .9)), cuff=rng.uniform(.04, .5),
+        hand=rng.uniform(.92, 1.1), reach=rng.uniform(-.1, .6),
+        rest=rng.uniform([.3, -.12], [.5, .06]), stand=(stand := np.array([rng.uniform(-.6, -.42), 0])),
+        pour=stand + [.06 + .4 * radius, height + rng.uniform(.08, .2)],
         pitch=rng.uniform(.12, .26), light=light / np.linalg.norm(light))
 
-# %% ../nbs/09_pouring.ipynb #1333848f
+# %% ../nbs/09_pouring.ipynb #73947eea
 _LAG = .12 # Share of phase 2 for which liquid is in the air
 
 @dataclass(frozen=True)
@@ -162,6 +168,7 @@ class Moment:
     gap: float          # From hand to container; 0 touches, 1 is out of view
     open: float         # The hand; 0 grips
 
+# %% ../nbs/09_pouring.ipynb #87e71120
 def moment(
     look: Look,      # Of the video
     progress: float, # In [0, 5]
@@ -170,7 +177,7 @@ def moment(
     box, k = look.container, min(int(progress), 4)
     f = progress - k
     rest = look.rest + [0, box.height / 2]
-    at_lip = lambda tilt: look.pour + [.06 + .4 * look.glass.radius, 0] - rotation(tilt) @ (box.lip - [0, box.height / 2])
+    at_lip = lambda tilt: look.pour - rotation(tilt) @ (box.lip - [0, box.height / 2])
     flow = lambda u: look.poured * (.6 * np.clip(u, 0, 1) + .4 * _ease(u))
     out, filled = ((flow(f / (1 - _LAG)), flow((f - _LAG) / (1 - _LAG))) if k == 2 else (look.poured * (k > 2),) * 2)
     centre, tilt, stream, gap, open = rest, 0., (1., 1.), 0., 0.

@@ -5,17 +5,15 @@
 # %% auto #0
 __all__ = ['PRESETS', 'PouringVideo', 'synthetic_pouring']
 
-# %% ../nbs/10_synthetic.ipynb #1073f5a0
+# %% ../nbs/10_synthetic.ipynb #017fbbf6
 import hashlib
 from functools import cached_property
-
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
-
 from .core import Video, check_choice, rng_at
 from .pouring import EVENTS, SIZES, SKINS, Look, Vessel, draw_look, moment, pouring_progress, random_colour, rotation
 
-# %% ../nbs/10_synthetic.ipynb #7c589526
+# %% ../nbs/10_synthetic.ipynb #8970ffbc
 _CIRCLE = np.stack([np.cos(a := np.linspace(0, 2 * np.pi, 21)), np.sin(a)], 1)
 _CAP = np.stack([np.sin(a := np.linspace(0, np.pi / 2, 4)), np.cos(a)], 1)
 
@@ -39,14 +37,15 @@ class _Pen:
         v = (u[1:] + u[:-1])[:, 0] / 2
         shade = .5 + .7 * np.maximum(0, v * (turn[:, 0] @ self.light[:2]) + np.sqrt(1 - v * v) * self.light[2])
         inks = np.clip(np.asarray(rgb) * shade[:, None], 0, 255).astype(int).tolist()
-        for strip, ink in zip(np.concatenate([xy[:-1], xy[1:, ::-1]], 1).reshape(n, -1).tolist(), inks): self.draw.polygon(strip, (*ink, int(255 * alpha)))
+        strips = np.concatenate([xy[:-1], xy[1:, ::-1]], 1).reshape(n, -1).tolist()
+        for strip, ink in zip(strips, inks): self.draw.polygon(strip, (*ink, int(255 * alpha)))
     def limb(self, a, b, ra, rb, rgb, n=4):
         "A rounded stick from `a` to `b`."
         dx, dy = b - a
         profile = np.concatenate([_CAP[::-1] * [-ra, ra], _CAP * rb + [np.hypot(dx, dy), 0]])
         self.solid(profile, a, np.arctan2(-dx, dy), rgb, n=n, pitch=0)
 
-# %% ../nbs/10_synthetic.ipynb #14c83042
+# %% ../nbs/10_synthetic.ipynb #cbf0c43b
 _CLEAR = np.array([222., 235, 243]) # Glass
 
 def _inside(vessel, pitch):
@@ -59,8 +58,7 @@ def _below(polygon, level):
     "The part of a polygon below a height."
     after, low = np.roll(polygon, -1, 0), polygon[:, 1] <= level
     cut = polygon + (after - polygon) * ((level - polygon[:, 1]) / np.where(low == np.roll(low, -1), 1, after[:, 1] - polygon[:, 1]))[:, None]
-    both = np.stack([polygon, cut], 1)
-    return both[np.stack([low, low != np.roll(low, -1)], 1)]
+    return np.stack([polygon, cut], 1)[np.stack([low, low != np.roll(low, -1)], 1)]
 
 def _draw_liquid(pen, vessel, volume, origin, tilt, rgb):
     if volume < .002: return
@@ -70,13 +68,25 @@ def _draw_liquid(pen, vessel, volume, origin, tilt, rgb):
     top = body[abs(body[:, 1] - level) < 1e-9, 0]
     if len(top): pen.oval([(top.max() + top.min()) / 2, level], np.ptp(top) / 2, min(pen.pitch * np.ptp(top) / 2, .05), rgb * 1.1 + 20, .95)
 
+def _draw_stream(pen, look, m):
+    tail, head = m.stream
+    if head <= tail: return
+    way, u = look.stand + [-.02, look.glass.level(m.filled)] - look.pour, np.linspace(tail, head, 9)[:, None]
+    middle = look.pour + way * np.concatenate([u, .25 * u + .75 * u * u], 1)
+    width = max((look.full - m.held - m.filled) / np.hypot(*way) / (head - tail), .02) * np.linspace(1.25, .75, 9)
+    side = np.stack([width / 2, 0 * width], 1)
+    pen.shape(np.concatenate([middle - side, (middle + side)[::-1]]), look.drink, .95)
+    pen.line(middle - .4 * side, look.drink * .5 + 128, .01, .8)
+
+# %% ../nbs/10_synthetic.ipynb #c99bee2e
 def _draw_container(pen, look, m):
     box, turn, solid = look.container, rotation(m.tilt), look.opacity == 1
-    (h, w), foot = box.profile.T, m.centre - rotation(m.tilt) @ [0, box.height / 2]
+    (h, w), foot = box.profile.T, m.centre - turn @ [0, box.height / 2]
     place = lambda x, y: np.stack([x, y], 1) @ turn.T + foot
     if box.handled:
         x, y = _CIRCLE[np.arange(-5, 5)].T
-        for rgb, width in ((.5, .06), (.95, .035)): pen.line(place(.9 * w[6] + .16 * x, .55 * box.height + .25 * box.height * y), look.body * rgb, width)
+        loop = place(.9 * w[6] + .16 * x, (.55 + .25 * y) * box.height)
+        for shade, width in ((.5, .06), (.95, .035)): pen.line(loop, look.body * shade, width)
     rim = place(*(_CIRCLE * [w[-1], pen.pitch * w[-1]] + [0, box.height]).T)
     pen.shape(rim, look.body * .35 if solid else _CLEAR, max(look.opacity, .3))
     if not solid: _draw_liquid(pen, box, m.held, foot, m.tilt, look.drink)
@@ -87,8 +97,7 @@ def _draw_container(pen, look, m):
     pen.line(rim[10:], look.body * .8 + 50, .016, .9)
 
 def _draw_glass(pen, look, filled):
-    glass, foot = look.glass, np.array([look.pour[0], 0.])
-    h, w = glass.profile.T
+    glass, foot, (h, w) = look.glass, look.stand, look.glass.profile.T
     if glass.stem:
         pen.oval(foot, .75 * glass.radius, .75 * glass.radius * pen.pitch, _CLEAR * .9, .55)
         pen.line(np.stack([foot, foot + [0, glass.stem]]), _CLEAR * .9, .035, .85)
@@ -99,29 +108,17 @@ def _draw_glass(pen, look, filled):
     pen.line(_CIRCLE * [w[-1], pen.pitch * w[-1]] + [0, glass.height] + foot, _CLEAR, .016, .95)
     for u, alpha in ((-.62, .75), (.7, .3)): pen.line((np.stack([u * w, h], 1) + foot)[2:-2], _CLEAR + 30, .03, alpha)
 
-# %% ../nbs/10_synthetic.ipynb #1151fb82
-def _draw_stream(pen, look, m):
-    tail, head = m.stream
-    if head <= tail: return
-    start, end = look.pour + [.06 + .4 * look.glass.radius, 0], np.array([look.pour[0] - .02, look.glass.level(m.filled)])
-    u = np.linspace(tail, head, 9)[:, None]
-    middle = start + (end - start) * np.concatenate([u, .25 * u + .75 * u * u], 1)
-    width = max((look.full - m.held - m.filled) / np.hypot(*(end - start)) / (head - tail), .02) * np.linspace(1.25, .75, 9)
-    side = np.stack([width / 2, 0 * width], 1)
-    pen.shape(np.concatenate([middle - side, (middle + side)[::-1]]), look.drink, .95)
-    pen.line(middle - .4 * side, look.drink * .5 + 128, .01, .8)
-
+# %% ../nbs/10_synthetic.ipynb #4ec430c1
 def _draw_hand(pen, look, m, front):
     box, s, skin, turn = look.container, look.hand, look.skin, rotation(m.tilt)
     high = {'bottle': .36, 'carafe': .4}.get(box.kind, .53)
     wide = np.interp(high * box.height, *box.profile.T)
-    aim = np.array([np.cos(look.reach), np.sin(look.reach)])
-    grip = m.centre + turn @ [(wide + .1) * box.handled, (high - .5) * box.height] + (1.45 - look.rest[0]) * m.gap * aim
+    away = m.gap * (1.5 - look.rest[0]) / np.cos(look.reach) * rotation(look.reach)[:, 0]
+    grip = m.centre + away + turn @ [(wide + .1) * box.handled, (high - .5) * box.height]
     palm = .1 if box.handled else wide + .05         # from the grip to the knuckles
     at = lambda x, y: grip + turn @ [x, y * s]
     if not front: return pen.limb(at(palm + .14, .06), at(palm - .06, .2 + .1 * m.open), .05 * s, .038 * s, skin * .8)
-    wrist, bend = at(palm + .3 * s, -.01), look.reach + .55 * m.tilt
-    arm = np.array([np.cos(bend), np.sin(bend)])
+    wrist, arm = at(palm + .3 * s, -.01), rotation(bend := look.reach + .55 * m.tilt)[:, 0]
     pen.limb(wrist, wrist + 1.7 * arm, .088 * s, .13 * s, skin)
     pen.solid(np.array([[0, .13], [.03, .14], [2., .23]]) * [1, s], wrist + (look.cuff + .06) * arm, bend - np.pi / 2, look.sleeve, pitch=.15)
     for y, length, fan in zip((.115, .04, -.035, -.107), (.31, .34, .32, .26), (.5, .2, -.05, -.35)):
@@ -132,7 +129,16 @@ def _draw_hand(pen, look, m, front):
         pen.limb(root, tip, .041 * s, .034 * s, skin, n=3)
     pen.limb(at(palm + .09, .005), wrist, .14 * s, .09 * s, skin)
 
-# %% ../nbs/10_synthetic.ipynb #e670affd
+def _draw_action(pen, look, m):
+    foot = m.centre - rotation(m.tilt) @ [0, look.container.height / 2]
+    pen.shadow([foot[0] + .05, look.rest[1] - .01], look.container.radius, np.exp(-3 * max(foot[1] - look.rest[1], 0)))
+    _draw_hand(pen, look, m, front=False)
+    _draw_container(pen, look, m)
+    _draw_stream(pen, look, m)
+    _draw_glass(pen, look, m.filled)
+    _draw_hand(pen, look, m, front=True)
+
+# %% ../nbs/10_synthetic.ipynb #2d18868a
 def _noise(rng, like, *cells):
     return np.asarray(Image.fromarray(rng.normal(size=cells).astype('float32')).resize(like.shape[::-1], Image.BICUBIC))
 
@@ -143,22 +149,22 @@ def _paint_wall(rng, x, y, pen_on):
         'bricks': (y % (a / 2) < .03) | ((x + y // (a / 2) % 2 * a / 2) % a < .03)}.get(style, x > 9)
     shade = 1 + .05 * _noise(rng, x, 5, 5) + rng.uniform(-.12, .12) * x + rng.uniform(-.05, .1) * y
     wall = Image.fromarray(np.clip((rgb + .5 * (other - rgb) * lines[..., None]) * shade[..., None], 0, 255).astype('uint8'))
-    if style == 'shelf':
-        pen = pen_on(wall)
-        for base in (.6, 1.3):
-            pen.shape(np.array([[-3, base], [3, base], [3, base - .06], [-3, base - .06]]), other * .6)
-            for left in np.arange(-1.8, 1.8, .17):
-                pen.shape([left, base] + np.array([[0, 0], [.15, 0], [.15, 1], [0, 1]]) * [1, rng.uniform(.25, .6)], random_colour(rng, sat=(.1, .7), val=(.2, .85)))
-    return wall.filter(ImageFilter.GaussianBlur(float(rng.uniform(.004, .04) * pen_on(wall).scale)))
+    pen, square = pen_on(wall), np.array([[0, 0], [1, 0], [1, 1], [0, 1]])
+    for base in (.6, 1.3) if style == 'shelf' else ():
+        pen.shape([-3, base] + square * [6, -.06], other * .6)
+        for left in np.arange(-1.8, 1.8, .17):
+            pen.shape([left, base] + square * [.15, rng.uniform(.25, .6)], random_colour(rng, sat=(.1, .7), val=(.2, .85)))
+    return wall.filter(ImageFilter.GaussianBlur(float(rng.uniform(.004, .04) * pen.scale)))
 
 def _paint_table(rng, x, y, horizon):
     v, style = 3 * np.log(np.maximum(horizon + .9 - y, .9)), rng.choice(['wood', 'wood', 'cloth', 'stone', 'plain'])
-    rgb = random_colour(rng, hue=(.04, .11), sat=(.3, .65), val=(.35, .85)) if style == 'wood' else random_colour(rng, sat=(0, .4), val=(.4, .95))
-    tone = {'wood': .06 * _noise(rng, x, 70, 5) + .03 * _noise(rng, x, 150, 12) - .25 * (v % .45 < .02), 'cloth': -.12 * (x % .36 < .18) - .12 * (v % .3 < .15),
-        'stone': .03 * _noise(rng, x, 30, 30) + .04 * _noise(rng, x, 90, 90), 'plain': 0 * x}[style]
+    hue, sat, val = ((.04, .11), (.3, .65), (.35, .85)) if style == 'wood' else ((0, 1), (0, .4), (.4, .95))
+    tone = {'wood': .06 * _noise(rng, x, 70, 5) + .03 * _noise(rng, x, 150, 12) - .25 * (v % .45 < .02),
+        'cloth': -.12 * (x % .36 < .18) - .12 * (v % .3 < .15), 'stone': .03 * _noise(rng, x, 30, 30) + .04 * _noise(rng, x, 90, 90)}.get(style, 0)
     tone = 1 + tone - .12 * np.exp(-((horizon - y) / .03)**2) + .04 * _noise(rng, x, 4, 4)
-    return Image.fromarray(np.clip(rgb * tone[..., None], 0, 255).astype('uint8'))
+    return Image.fromarray(np.clip(random_colour(rng, hue, sat, val) * tone[..., None], 0, 255).astype('uint8'))
 
+# %% ../nbs/10_synthetic.ipynb #0bed432d
 def _draw_thing(rng, pen, at, size):
     kind, rgb = rng.choice(['box', 'plant', 'vessel', 'vessel', 'fruit']), random_colour(rng, sat=(.1, .8))
     pen.shadow(at, .2 * size)
@@ -167,7 +173,7 @@ def _draw_thing(rng, pen, at, size):
         pen.shape(at + [[-w, 0], [w * .4, -.05], [w * .4, h], [-w, h + .03]], rgb)
         pen.shape(at + [[w * .4, -.05], [w, .03], [w, h + .04], [w * .4, h]], rgb * .65)
     elif kind == 'fruit':
-        for k in (-1, 0, 1): pen.limb(at + [.2 * k * size, .1 * size], at + [.2 * k * size, .11 * size], .12 * size, .12 * size, rgb, n=7)
+        for x in (-.2, 0, .2): pen.limb(at + [x * size, .1 * size], at + [x * size, .11 * size], .12 * size, .12 * size, rgb, n=7)
     elif kind == 'plant':
         for a in rng.uniform(-1.1, 1.1, 9):
             leaf = size * np.array([.2 * np.sin(a), .35 + .2 * np.cos(a)])
@@ -175,32 +181,68 @@ def _draw_thing(rng, pen, at, size):
         pen.solid(np.array([[0, .1], [.25, .15]]) * size, at, 0., rgb)
     else:
         vessel = Vessel(kind := str(rng.choice(list(SIZES))), *(size * .9 * np.array(SIZES[kind])))
-        r = vessel.profile[-1, 1]
-        pen.oval(at + [0, vessel.height], r, pen.pitch * r, rgb * .4)
+        pen.oval(at + [0, vessel.height], r := vessel.profile[-1, 1], pen.pitch * r, rgb * .4)
         pen.solid(vessel.profile, at, 0., rgb)
 
-def _paint_room(rng, n, matrix, shift, look):
-    "Room, its free part of the wall, and somebody who walks there (or None); all n × n."
-    x, y = np.moveaxis((np.stack(np.meshgrid(np.arange(n), np.arange(n)), -1) - shift) @ np.linalg.inv(matrix), -1, 0)
-    pen_on, horizon = lambda image: _Pen(image, matrix, shift, look), rng.uniform(.2, .5)
-    wall = _paint_wall(rng, x, y, pen_on)
-    room = wall.copy()
-    room.paste(_paint_table(rng, x, y, horizon), mask=Image.fromarray(y < horizon))
-    pen = pen_on(room)
-    for depth in sorted(rng.uniform(.1, horizon, rng.integers(1, 5)), reverse=True):
-        side = rng.choice([rng.uniform(-1.2, -.85), rng.uniform(-.15, 1.1)])
-        _draw_thing(rng, pen, np.array([side, depth]), rng.uniform(.55, .85))
-    pen.shadow([look.pour[0] + .04, -.01], look.glass.radius)
-    if rng.random() > .4: return room, None, None
-    shirt = random_colour(rng, sat=(.1, .6), val=(.15, .8))
-    walker = Image.new('RGBA', room.size, (*shirt.astype(int).tolist(), 0))
-    pen = pen_on(walker)
-    pen.limb(np.array([0., .2]), np.array([0, .85]), .3, .25, shirt)
-    pen.limb(np.array([0., 1.25]), np.array([0, 1.35]), .14, .16, rng.choice(SKINS))
-    free = np.asarray(ImageChops.difference(wall, room)).max(-1) == 0
-    return room, Image.fromarray((free * 255).astype('uint8')), walker.filter(ImageFilter.GaussianBlur(float(.03 * pen.scale)))
+# %% ../nbs/10_synthetic.ipynb #724e9368
+class _Camera:
+    "Where the camera looks from; it sees `view` pixels of a canvas that is larger by a margin on all sides."
+    def __init__(self, rng, size):
+        self.view, self.margin = 2 * size, size // 6
+        self.matrix = np.diag([rng.choice([-1, 1]), -1]) @ rotation(rng.normal(0, .035)) * self.view / rng.uniform(1.95, 2.35)
+        self.shift = self.view / 2 + self.margin - rng.uniform([-.08, .58], [.08, .74]) @ self.matrix
+        self.sway, self.jitter = rng.uniform(0, 1)**2 * self.view * np.array([.025, .004])
+        self.phase, self.speed = rng.uniform(0, 6.3, (2, 3)), rng.uniform(.02, .25, (2, 3))
+    def corner(self, rng, t):
+        shake = self.sway * np.sin(self.phase + self.speed * t).sum(-1) + rng.normal(0, self.jitter, 2)
+        return np.clip(np.round(shake + self.margin), 0, 2 * self.margin).astype(int)
 
-# %% ../nbs/10_synthetic.ipynb #fe2c89c0
+class _Optics:
+    "Light, lens and sensor."
+    def __init__(self, rng, size):
+        g, (angle, slope, edge) = np.linspace(-1, 1, size), rng.uniform([0, 0, 0], [6.3, .3, .1])
+        gain = 1 + slope * (np.cos(angle) * g[:, None] + np.sin(angle) * g) - edge * (g[:, None]**2 + g**2)
+        self.gain = (gain[..., None] * rng.uniform(.75, 1.15) * (1 + rng.normal(0, .045, 3))).astype('float32')
+        self.flicker, self.noise, self.blur = rng.uniform(0, .03), np.float32(rng.uniform(1, 8)), float(rng.uniform(0, .6)) * size / 112
+    def expose(self, rng, image):
+        if self.blur > .3: image = image.filter(ImageFilter.GaussianBlur(self.blur))
+        out = np.asarray(image) * (self.gain * np.float32(1 + rng.normal(0, self.flicker)))
+        return np.clip(out + self.noise * rng.standard_normal(out.shape, np.float32), 0, 255).astype('uint8')
+
+# %% ../nbs/10_synthetic.ipynb #bdfb1022
+class _Room:
+    "All that is there besides the action."
+    def __init__(self, rng, camera, look):
+        n, pen_on = camera.view + 2 * camera.margin, lambda image: _Pen(image, camera.matrix, camera.shift, look)
+        x, y = ((np.indices((n, n))[::-1].reshape(2, -1).T - camera.shift) @ np.linalg.inv(camera.matrix)).T.reshape(2, n, n)
+        wall, horizon = _paint_wall(rng, x, y, pen_on), rng.uniform(.2, .5)
+        self.image = wall.copy()
+        self.image.paste(_paint_table(rng, x, y, horizon), mask=Image.fromarray(y < horizon))
+        pen = pen_on(self.image)
+        for depth in sorted(rng.uniform(.1, horizon, rng.integers(1, 5)), reverse=True):
+            side = rng.choice([rng.uniform(-1.2, -.85), rng.uniform(-.15, 1.1)])
+            _draw_thing(rng, pen, np.array([side, depth]), rng.uniform(.55, .85))
+        pen.shadow(look.stand + [.04, -.01], look.glass.radius)
+        self.walker, self.pace, self.start = None, rng.uniform(.02, .12), rng.uniform(0, 6.3)
+        if rng.random() > .4: return
+        shirt = random_colour(rng, sat=(.1, .6), val=(.15, .8))
+        walker = Image.new('RGBA', self.image.size, (*shirt.astype(int).tolist(), 0))
+        pen = pen_on(walker)
+        pen.limb(np.array([0., .2]), np.array([0, .85]), .3, .25, shirt)
+        pen.limb(np.array([0., 1.25]), np.array([0, 1.35]), .14, .16, rng.choice(SKINS))
+        self.walker = walker.filter(ImageFilter.GaussianBlur(float(.03 * pen.scale)))
+        self.free = Image.fromarray(~np.asarray(ImageChops.difference(wall, self.image)).any(-1)).convert('L')
+    def cut(self, corner, view, t):
+        "The part that the camera sees at time t."
+        (left, top), (right, bottom) = corner.tolist(), (corner + view).tolist()
+        image = self.image.crop((left, top, right, bottom))
+        if self.walker is not None:
+            aside = round(.8 * view * np.sin(self.start + self.pace * t))
+            person = self.walker.crop((left + aside, top, right + aside, bottom))
+            image.paste(person, mask=ImageChops.multiply(person.getchannel('A'), self.free.crop((left, top, right, bottom))))
+        return image
+
+# %% ../nbs/10_synthetic.ipynb #ef2e68d1
 class PouringVideo:
     "Frames of one pouring video, rendered when asked for."
     def __init__(self,
@@ -211,69 +253,33 @@ class PouringVideo:
         if size < 16: raise ValueError(f'size {size}; valid: 16 or more pixels')
         if not 30 <= lengths[0] <= lengths[1]: raise ValueError(f'lengths {lengths}; valid: shortest and longest, 30 or more frames')
         self.seed, self.size, self.lengths = int(seed), size, tuple(lengths)
-        rng = rng_at(self.seed, 'script')
+        rng = self._rng('script')
         self.progress = pouring_progress(rng, round(np.exp(rng.uniform(*np.log(lengths)))))
 
+    def _rng(self, *what): return rng_at('pouring', self.seed, *what)
+    @cached_property
+    def look(self) -> Look: return draw_look(self._rng('look'))
+    @cached_property
+    def _scene(self):
+        camera = _Camera(self._rng('camera'), self.size)
+        return camera, _Room(self._rng('room'), camera, self.look), _Optics(self._rng('optics'), self.size)
     def __len__(self) -> int: return len(self.progress)
     def __getitem__(self, indices: np.ndarray) -> np.ndarray: # (n, size, size, 3) uint8
-        return np.stack([self._frame(t) for t in np.arange(len(self))[indices]])
+        return np.array([self._frame(int(t)) for t in np.arange(len(self))[indices]], np.uint8).reshape(-1, self.size, self.size, 3)
+    def _frame(self, t):
+        rng, (camera, room, optics) = self._rng('frame', t), self._scene
+        corner = camera.corner(rng, t)
+        image = room.cut(corner, camera.view, t)
+        pen = _Pen(image, camera.matrix, camera.shift - corner, self.look)
+        _draw_action(pen, self.look, moment(self.look, self.progress[t]))
+        return optics.expose(rng, image.reduce(2))
     def fingerprint(self) -> str:
-        "What identifies the frames: parameters and how a small version of them looks."
+        "What identifies the frames: the parameters, and how a small version of them looks."
         small = PouringVideo(self.seed, 48, self.lengths)
         shown = small[np.searchsorted(small.progress, np.linspace(.6, 4.6, 6))]
         return hashlib.sha256(repr(('pouring', self.seed, self.size, self.lengths)).encode() + shown.tobytes()).hexdigest()
 
-    @cached_property
-    def look(self) -> Look: return draw_look(rng_at(self.seed, 'look'))
-    @cached_property
-    def _camera(self): # matrix, shift; margin and size of the view in pixels; shake: slow, jitter, phase, speed
-        rng, view = rng_at(self.seed, 'camera'), 2 * self.size
-        matrix = np.diag([rng.choice([-1, 1]), -1]) @ rotation(rng.normal(0, .035)) * view / rng.uniform(1.95, 2.35)
-        centre, margin = rng.uniform([-.08, .58], [.08, .74]), view // 12
-        shake = rng.uniform(0, 1)**2 * view * np.array([.025, .004])
-        return matrix, view / 2 + margin - centre @ matrix, margin, view, (*shake, rng.uniform(0, 6.3, (2, 3)), rng.uniform(.02, .25, (2, 3)))
-    @cached_property
-    def _room(self):
-        matrix, shift, margin, view, _ = self._camera
-        return _paint_room(rng_at(self.seed, 'room'), view + 2 * margin, matrix, shift, self.look)
-    @cached_property
-    def _optics(self): # gain (size, size, 3), flicker, noise, blur; path of the walker
-        rng, g = rng_at(self.seed, 'optics'), np.linspace(-1, 1, self.size)
-        a, slope, edge = rng.uniform([0, 0, 0], [6.3, .3, .1])
-        gain = 1 + slope * (np.cos(a) * g[:, None] + np.sin(a) * g) - edge * (g[:, None]**2 + g**2)
-        gain = gain[..., None] * rng.uniform(.75, 1.15) * (1 + rng.normal(0, .045, 3))
-        return gain.astype('float32'), rng.uniform(0, .03), rng.uniform(1, 8), rng.uniform(0, .6), rng.uniform([.02, 0], [.12, 6.3])
-
-    def _frame(self, t):
-        rng, look, now = rng_at(self.seed, 'frame', int(t)), self.look, moment(self.look, self.progress[t])
-        (matrix, shift, margin, view, (slow, jitter, phase, speed)), (room, free, walker) = self._camera, self._room
-        gain, flicker, noise, blur, (pace, start) = self._optics
-        sway = slow * np.sin(phase + speed * t).sum(-1) + rng.normal(0, jitter, 2)
-        corner = np.clip(np.round(sway + margin), 0, 2 * margin).astype(int)
-        box = (*corner.tolist(), *(corner + view).tolist())
-        image = room.crop(box)
-        if walker:
-            aside = round(.8 * view * np.sin(start + pace * t))
-            person = walker.crop((box[0] + aside, box[1], box[2] + aside, box[3]))
-            image.paste(person, mask=ImageChops.multiply(person.getchannel('A'), free.crop(box)))
-        self._draw_action(_Pen(image, matrix, shift - corner, look), look, now)
-        image = image.reduce(2)
-        if blur > .3: image = image.filter(ImageFilter.GaussianBlur(float(blur) * self.size / 112))
-        out = np.asarray(image) * (gain * np.float32(1 + rng.normal(0, flicker)))
-        out += np.float32(noise) * rng.standard_normal(out.shape, np.float32)
-        return np.clip(out, 0, 255).astype('uint8')
-
-    @staticmethod
-    def _draw_action(pen, look, now):
-        foot = now.centre - rotation(now.tilt) @ [0, look.container.height / 2]
-        pen.shadow([foot[0] + .05, look.rest[1] - .01], look.container.radius, np.exp(-3 * max(foot[1] - look.rest[1], 0)))
-        _draw_hand(pen, look, now, front=False)
-        _draw_container(pen, look, now)
-        _draw_stream(pen, look, now)
-        _draw_glass(pen, look, now.filled)
-        _draw_hand(pen, look, now, front=True)
-
-# %% ../nbs/10_synthetic.ipynb #68b8f2f5
+# %% ../nbs/10_synthetic.ipynb #0d2563de
 PRESETS = dict(quick=dict(n_train=28, n_val=12, size=112, lengths=(50, 110)), paper=dict(n_train=70, n_val=14, size=224, lengths=(186, 797)))
 
 def synthetic_pouring(
@@ -283,8 +289,7 @@ def synthetic_pouring(
     n_val: int|None = None,   # Validation videos; None: 12 or 14
 ) -> list[Video]: # Training videos first; the first videos are the same for any number of them
     "The built-in data set; frames are rendered when asked for. Raises `ValueError` for an unknown preset or a negative number."
-    given = PRESETS[check_choice('preset', preset, list(PRESETS))]
-    videos = []
+    given, videos = PRESETS[check_choice('preset', preset, list(PRESETS))], []
     for split, n in (('train', n_train), ('val', n_val)):
         n = given[f'n_{split}'] if n is None else n
         if n < 0: raise ValueError(f'n_{split} {n}; valid: 0 or more')

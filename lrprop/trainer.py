@@ -6,7 +6,7 @@
 __all__ = ['OUTPUTS', 'Loss', 'cosine_lr', 'save_checkpoint', 'load_checkpoint', 'check_same_config', 'batch_loss', 'fit',
            'load_encoder']
 
-# %% ../nbs/60_trainer.ipynb #baaf07ca
+# %% ../nbs/60_trainer.ipynb #66a69c17
 import json
 import math
 import os
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .core import Batch, Video, check_choice, rng_at, seed_torch_at
 from .encoder import Encoder

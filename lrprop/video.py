@@ -83,11 +83,14 @@ def _open(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]:
     if not streams: raise ValueError(f'{path}: holds no video stream; {_EXPECTED}')
     return container, streams[0]
 
-# %% ../nbs/11_video.ipynb #d75e8b53
+# %% ../nbs/11_video.ipynb #30fcec9d
 def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
     "Packets to the end, or to where the file cannot be read on."
-    try: yield from container.demux(stream)
-    except av.FFmpegError: return
+    packets = container.demux(stream)
+    while True:
+        try: packet = next(packets)
+        except (StopIteration, av.FFmpegError): return
+        yield packet
 
 def _decode(container: av.container.InputContainer, stream: av.VideoStream, counted: bool) -> Iterator[tuple[int, av.VideoFrame]]:
     "All sound frames from here on with their stamps."
@@ -100,45 +103,38 @@ def _decode(container: av.container.InputContainer, stream: av.VideoStream, coun
             yield (n if counted else frame.pts), frame
             n += 1
 
-# %% ../nbs/11_video.ipynb #a3039e23
-@dataclass(frozen=True)
-class _Listing:
-    "What a file's packets say, without decoding."
-    stamps: np.ndarray  # (n,) int64, sorted
-    keys: np.ndarray    # (k, 2) int64 stamp and decoding time of each key frame, sorted; the first also stands for the file's start
-    counted: bool       # stamps are counts
-    n_claimed: int      # how many frames there should be, by the file's head or by its packets
-
-def _scan(container: av.container.InputContainer, stream: av.VideoStream) -> _Listing:
+# %% ../nbs/11_video.ipynb #f37d0fd5
+def _list_packets(container: av.container.InputContainer, stream: av.VideoStream) -> tuple[np.ndarray|None, np.ndarray, int]:
+    "By the packets: (n,) stamps, None if they do not tell; (k,2) stamp and decoding time of the key frames; frames that should be there."
     hidden = lambda p: stream.codec_context.name in ('vp8', 'libvpx') and not bytes(p)[0] & 16
     rows = [(p.pts, p.pts if p.dts is None else p.dts, p.is_keyframe, p.is_discard or hidden(p), p.is_corrupt)
             for p in _packets(container, stream) if p.size]
-    whole = [r for r in rows if not r[4]]
-    shown = [r[0] for r in whole if not r[3]]
     listed = len(getattr(stream, 'index_entries', ())) if 'mp4' in container.format.name else 0  # mp4 and mov list their packets
-    n_claimed = max(listed, len(rows)) - sum(r[3] for r in rows)
-    if container.format.name == 'avi' or None in shown or len(set(shown)) < len(shown):
-        return _Listing(np.arange(0), np.zeros((1, 2), np.int64), True, n_claimed)
+    n_packets, whole = max(listed, len(rows)), [r for r in rows if not r[4]]
+    shown = [r[0] for r in whole if not r[3]]
+    claimed = n_packets - sum(r[3] for r in rows)
+    if container.format.name == 'avi' or None in shown or len(set(shown)) < len(shown): return None, np.zeros((1, 2), np.int64), claimed
     keys = np.array(sorted(r[:2] for r in whole if r[2]), np.int64).reshape(-1, 2)
     stamps = np.sort(np.array(shown, np.int64))
     early = (stamps < keys[0, 0]).sum() if len(keys) else 0
-    if len(whole) < max(listed, len(rows)): stamps = stamps[stamps <= whole[-1][1]] if whole else stamps[:0]
-    return _Listing(stamps[early:], keys, False, n_claimed - early)
+    if whole and len(whole) < n_packets: stamps = stamps[stamps <= whole[-1][1]]
+    return stamps[early:], keys, claimed - early
 
-# %% ../nbs/11_video.ipynb #77466334
-def _first_and_last(path: Path, packets: _Listing) -> tuple[av.VideoFrame|None, np.ndarray]:
-    "Some decoded frame, and the stamps up to the last that decodes."
-    if packets.counted:
+# %% ../nbs/11_video.ipynb #9f112c2c
+def _try_end(path: Path, stamps: np.ndarray|None, keys: np.ndarray) -> tuple[av.VideoFrame|None, np.ndarray]:
+    "Some decoded frame, and the stamps up to the last that decodes; counts if there are none."
+    if stamps is None:
         frame, n = None, 0
-        for n, (_, frame) in enumerate(_Reader(path, True).decoded, 1): pass
+        for n, (_, frame) in enumerate(_decode(*_open(path), counted=True), 1): pass
         return frame, np.arange(n)
-    shown = set(packets.stamps.tolist())
-    for k in reversed(range(len(packets.keys))):
-        reader, frame, last = _Reader(path, False), None, -2**63
-        if k: reader.jump(int(packets.keys[k, 1]), 0)
-        for stamp, frame in ((s, f) for s, f in reader.decoded if s in shown): last = max(last, stamp)
-        if frame is not None: return frame, packets.stamps[packets.stamps <= last]
-    return None, packets.stamps[:0]
+    shown = set(stamps.tolist())
+    for k in reversed(range(len(keys))):
+        container, stream = _open(path)
+        if k: container.seek(int(keys[k, 1]), stream=stream)
+        frame, last = None, -2**63
+        for stamp, frame in ((s, f) for s, f in _decode(container, stream, False) if s in shown): last = max(last, stamp)
+        if frame is not None: return frame, stamps[stamps <= last]
+    return None, stamps[:0]
 
 # %% ../nbs/11_video.ipynb #fdb097b7
 def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
@@ -154,36 +150,108 @@ def _upright(picture: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarr
     if abs(b) > abs(a): picture, a, d = picture.transpose(1, 0, 2), c, b
     return picture[::-1 if d < 0 else 1, ::-1 if a < 0 else 1]
 
-# %% ../nbs/11_video.ipynb #6a87f0ff
-_SKIP = 8       # pictures decoded and thrown away rather than jumping over them
-_MAX_OPEN = 16  # files held open at once
-_OPEN: WeakValueDictionary = WeakValueDictionary()  # the files that hold a reader, the longest held first
-_OPEN_LOCK = threading.Lock()
-_ONE_THREAD = {'threads': 1} if int(av.__version__.split('.')[0]) >= 17 else {}  # newer ones start threads for every frame
+# %% ../nbs/11_video.ipynb #d03f08d5
+@dataclass(frozen=True)
+class _Index:
+    "Where to find each frame."
+    stamps: np.ndarray                  # (n,) int64, increasing
+    keys: np.ndarray                    # (k,2) int64 stamp and decoding time of each key frame; the first also stands for the file's start
+    counted: bool                       # Stamps are counts
+    missing: int                        # Frames that should be at the end and are not
+    fps: float                          # Mean
+    matrix: tuple[int, int, int, int]   # Display matrix
+    stored: tuple[int, int]             # Height and width in the file
+
+    def key(self, i: int) -> int: return int(np.searchsorted(self.keys[:, 0], self.stamps[i], 'right')) - 1
+    def first(self, key: int) -> int: return int(np.searchsorted(self.stamps, self.keys[key, 0]))
+
+def _build_index(path: Path) -> _Index:
+    container, stream = _open(path)
+    told, keys, claimed = _list_packets(container, stream)
+    frame, stamps = _try_end(path, told, keys)
+    n, span = len(stamps), 0
+    if n < 2: raise ValueError(f'{path}: {n} of {claimed} frames can be decoded; {_EXPECTED}')
+    if told is not None: span = int(stamps[-1] - stamps[0]) * stream.time_base
+    fps = float((n - 1) / span if span else stream.average_rate or 25)
+    return _Index(stamps, keys, told is None, max(claimed - n, 0), fps, _display_matrix(frame), (frame.height, frame.width))
+
+# %% ../nbs/11_video.ipynb #93e5f691
+_SKIP = 8  # pictures decoded and thrown away rather than jumping over them
 
 class _Reader:
     "An open file that decodes forward from where it was put."
-    def __init__(self, path: Path, counted: bool):
+    def __init__(self, path: Path, index: _Index):
         self.container, self.stream = _open(path)
-        self.counted, self.next, self.pid, self.reformatter = counted, 0, os.getpid(), VideoReformatter()
-        self.decoded = _decode(self.container, self.stream, counted)
+        self.index, self.next, self.pid, self.reformatter = index, 0, os.getpid(), VideoReformatter()
+        self.decoded = _decode(self.container, self.stream, index.counted)
 
-    def jump(self, time: int, i: int) -> None:
-        "Go on at the key frame with this decoding time, which is frame `i`."
-        try: self.container.seek(time, stream=self.stream)
-        except av.FFmpegError: self.decoded = iter(())
-        else: self.decoded, self.next = _decode(self.container, self.stream, self.counted), i
+    def approach(self, i: int) -> bool:
+        "Jump if that pays; False if frame `i` can be reached by opening the file anew only."
+        key = self.index.key(i)
+        if key == 0: return self.next <= i
+        start = self.index.first(key)
+        if self.next <= i and start - self.next <= _SKIP: return True
+        try: self.container.seek(int(self.index.keys[key, 1]), stream=self.stream)
+        except av.FFmpegError: return False
+        self.decoded, self.next = _decode(self.container, self.stream, False), start
+        return True
 
-    def until(self, stamp: int, i: int) -> av.VideoFrame|None:
-        "The frame with this stamp, which is frame `i`; None if it does not come."
+    def until(self, i: int) -> av.VideoFrame|None:
+        "Frame `i`, or None if it does not come."
+        stamp, self.next = self.index.stamps[i], float('inf')
         for found, frame in self.decoded:
             if found == stamp: self.next = i + 1
-            if found == stamp: return frame
-            if found > stamp: break
-        self.next = float('inf')
+            if found >= stamp: return frame if found == stamp else None
         return None
 
-# %% ../nbs/11_video.ipynb #fe7c3380
+# %% ../nbs/11_video.ipynb #7f5ba4fd
+_MAX_OPEN = 16
+_OPEN: WeakValueDictionary = WeakValueDictionary()  # files that hold a reader, the longest held first
+_OPEN_LOCK = threading.Lock()
+
+def _open_anew(file: 'VideoFile') -> _Reader:
+    "Give a file a new reader, and take the oldest away where too many are open."
+    file._reader = reader = _Reader(file.path, file._index)
+    with _OPEN_LOCK:
+        _OPEN.pop(id(file), None)
+        _OPEN[id(file)] = file
+        for other in list(_OPEN.values())[:-_MAX_OPEN]:
+            other._reader = None
+            _OPEN.pop(id(other), None)
+    return reader
+
+# %% ../nbs/11_video.ipynb #d960a8a9
+_ONE_THREAD = {'threads': 1} if int(av.__version__.split('.')[0]) >= 17 else {}  # newer ones start threads for every frame
+
+def _picture(reader: _Reader, frame: av.VideoFrame, shape: tuple[int, int]) -> np.ndarray:
+    "The frame as (H,W,3) uint8, upright."
+    matrix = reader.index.matrix
+    h, w = shape[::-1] if abs(matrix[1]) > abs(matrix[0]) else shape
+    rgb = reader.reformatter.reformat(frame, width=w, height=h, format='rgb24', interpolation='AREA', **_ONE_THREAD)
+    return _upright(rgb.to_ndarray(), matrix)
+
+def _check_indices(indices: np.ndarray|slice, n: int, path: Path) -> np.ndarray:
+    if isinstance(indices, slice): return np.arange(n)[indices]
+    indices = np.asarray(indices)
+    if indices.size == 0: return indices.astype(np.int64)
+    if indices.ndim > 1 or indices.dtype.kind not in 'iu': raise IndexError(f'{path}: indices must be whole numbers in one row, not {indices.dtype} of shape {indices.shape}')
+    bad = [i for i in indices.ravel().tolist() if not 0 <= i < n]
+    if bad: raise IndexError(f'{path}: no frame {bad[0]}; the video has {n} frames, 0 to {n - 1}')
+    return indices
+
+# %% ../nbs/11_video.ipynb #d859a3b2
+def _fetch(file: 'VideoFile', i: int) -> np.ndarray:
+    "Frame `i` as (H,W,3) uint8."
+    for anew in (False, True):
+        reader = file._reader
+        if anew or reader is None or reader.pid != os.getpid() or not reader.approach(i):
+            reader = _open_anew(file)
+            if not anew: reader.approach(i)
+        frame = reader.until(i)
+        if frame is not None: return _picture(reader, frame, file.shape[1:3])
+    raise ValueError(f'{file.path}: frame {i} of {len(file)} does not decode; the file is damaged there, please encode it anew')
+
+# %% ../nbs/11_video.ipynb #ac719913
 class VideoFile:
     "A video file as a frame source: `len(file)` frames, `file[indices]` gives (n,H,W,3) uint8 RGB, upright."
     def __init__(self,
@@ -191,35 +259,17 @@ class VideoFile:
         size: int|tuple[int, int]|None = None, # None: as stored; an int: squashed to size × size; (height, width): squashed to that
     ):
         self.path, self.size = Path(path), size
-        if size is not None and not all(isinstance(s, (int, np.integer)) and s > 0 for s in np.atleast_1d(size).tolist()):
+        if size is not None and not all(isinstance(s, int) and s > 0 for s in np.atleast_1d(size).tolist()):
             raise ValueError(f'{self.path}: size={size!r} is neither None nor a positive whole number nor (height, width)')
-        container, stream = _open(self.path)
-        packets = _scan(container, stream)
-        frame, self._stamps = _first_and_last(self.path, packets)
-        self._counted, self._keys, n = packets.counted, packets.keys, len(self._stamps)
-        if n < 2: raise ValueError(f'{self.path}: {n} of {packets.n_claimed} frames can be decoded; {_EXPECTED}')
-        if n < packets.n_claimed: warnings.warn(f'{self.path}: the last {packets.n_claimed - n} of {packets.n_claimed} frames do not decode and are left out', stacklevel=2)
-        self._first = np.searchsorted(self._stamps, self._keys[:, 0])  # frame number of each key frame
-        self._matrix = _display_matrix(frame)
-        self._set_shape(frame.height, frame.width)
-        span = 0 if self._counted else int(self._stamps[-1] - self._stamps[0]) * stream.time_base
-        self.fps = float((n - 1) / span if span else stream.average_rate or 25)
-        self._start()
+        self._index = index = _build_index(self.path)
+        if index.missing: warnings.warn(f'{self.path}: the last {index.missing} of {len(self) + index.missing} frames do not decode and are left out', stacklevel=2)
+        shown = index.stored[::-1] if abs(index.matrix[1]) > abs(index.matrix[0]) else index.stored
+        self.fps, self.shape = index.fps, (len(self), *(shown if size is None else np.broadcast_to(size, 2).tolist()), 3)  # shape is (n, H, W, 3)
+        self.__setstate__({})
 
-    def _set_shape(self, height: int, width: int) -> None:
-        turned = abs(self._matrix[1]) > abs(self._matrix[0])
-        shown = (width, height) if turned else (height, width)
-        if self.size is not None: shown = tuple(np.broadcast_to(self.size, 2).tolist())
-        self._stored_size = shown[::-1] if turned else shown
-        self.shape = (len(self._stamps), *shown, 3)  # (n, H, W, 3)
-
-    def _start(self) -> None: self._reader, self._lock, self._fingerprint = None, threading.Lock(), None
     def __getstate__(self) -> dict: return {k: v for k, v in self.__dict__.items() if k not in ('_reader', '_lock')}
-    def __setstate__(self, state: dict) -> None:
-        self._start()
-        self.__dict__.update(state)
-
-    def __len__(self) -> int: return len(self._stamps)
+    def __setstate__(self, state: dict) -> None: self.__dict__.update({'_fingerprint': None} | state | {'_reader': None, '_lock': threading.Lock()})
+    def __len__(self) -> int: return len(self._index.stamps)
     def __repr__(self) -> str: return f"VideoFile('{self.path.name}': {len(self)} frames, {self.shape[1]}x{self.shape[2]}, {self.fps:.4g} fps)"
 
     def fingerprint(self) -> str:
@@ -227,52 +277,13 @@ class VideoFile:
         if self._fingerprint is None: self._fingerprint = hashlib.sha256(hashlib.sha256(self.path.read_bytes()).digest() + repr(self.size).encode()).hexdigest()
         return self._fingerprint
 
-    def _check(self, indices: np.ndarray) -> np.ndarray:
-        if isinstance(indices, slice): return np.arange(len(self))[indices]
-        indices = np.asarray(indices)
-        if indices.size == 0: return indices.astype(np.int64)
-        if indices.ndim > 1 or indices.dtype.kind not in 'iu': raise IndexError(f'{self.path}: indices must be whole numbers in one row, not {indices.dtype} of shape {indices.shape}')
-        bad = np.atleast_1d(indices)[np.atleast_1d((indices < 0) | (indices >= len(self)))]
-        if len(bad): raise IndexError(f'{self.path}: no frame {bad[0]}; the video has {len(self)} frames, 0 to {len(self) - 1}')
-        return indices
-
     def __getitem__(self,
         indices: np.ndarray, # (n,) whole numbers in 0 … len-1, in any order, repeated or not; also a slice, or one number
     ) -> np.ndarray: # (n,H,W,3) uint8, or (H,W,3) for one number
         "Decode frames; raises `IndexError` out of range and `ValueError` for a damaged frame."
-        indices = self._check(indices)
+        indices = _check_indices(indices, len(self), self.path)
         wanted, back = np.unique(indices, return_inverse=True)
         out = np.empty((len(wanted), *self.shape[1:]), np.uint8)
         with self._lock:
-            for row, i in enumerate(wanted.tolist()): out[row] = self._frame(i)
+            for row, i in enumerate(wanted.tolist()): out[row] = _fetch(self, i)
         return out if np.array_equal(wanted, indices) else out[back.reshape(indices.shape)]
-
-    def _frame(self, i: int) -> np.ndarray:
-        "Decode one frame; if it does not come after a jump, once more from the file's start."
-        for restart in (False, True):
-            reader = self._reader_for(i, restart)
-            frame = reader.until(self._stamps[i], i)
-            if frame is None: continue
-            h, w = self._stored_size
-            rgb = reader.reformatter.reformat(frame, width=w, height=h, format='rgb24', interpolation='AREA', **_ONE_THREAD)
-            return _upright(rgb.to_ndarray(), self._matrix)
-        raise ValueError(f'{self.path}: frame {i} of {len(self)} does not decode; the file is damaged there, please encode it anew')
-
-    def _reader_for(self, i: int, restart: bool) -> _Reader:
-        "A reader that will come to frame `i`."
-        key = np.searchsorted(self._keys[:, 0], self._stamps[i], 'right') - 1
-        reader, start = self._reader, int(self._first[key])
-        if reader is None or reader.pid != os.getpid() or restart or (i < reader.next and key == 0): reader = self._hold(_Reader(self.path, self._counted))
-        if not restart and key > 0 and (i < reader.next or start - reader.next > _SKIP): reader.jump(int(self._keys[key, 1]), start)
-        return reader
-
-    def _hold(self, reader: _Reader) -> _Reader:
-        "Keep the reader, and let go of the oldest where too many are open."
-        self._reader = reader
-        with _OPEN_LOCK:
-            _OPEN.pop(id(self), None)
-            _OPEN[id(self)] = self
-            for other in list(_OPEN.values())[:-_MAX_OPEN]:
-                other._reader = None
-                _OPEN.pop(id(other), None)
-        return reader

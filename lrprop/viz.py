@@ -29,7 +29,7 @@ def _figure(width: float, height: float) -> Figure:
     plt.close(figure)
     return figure
 
-# %% ../nbs/71_viz.ipynb #c8ff305b
+# %% ../nbs/71_viz.ipynb #51807dbc
 def plot_alignment(
     alignment: Alignment,              # Path and cost of two videos
     phases_x: np.ndarray|None = None,  # (Tx,) int phases, drawn along x
@@ -45,7 +45,7 @@ def plot_alignment(
     grid = figure.add_gridspec(2, 2, width_ratios=(.035, 1), height_ratios=(1, .035))
     ax = figure.add_subplot(grid[0, 1])
     image = ax.imshow(-alignment.cost.T, cmap='gray', origin='lower', aspect='auto', interpolation='nearest')
-    ax.plot(*alignment.path.T, color=_LINES[1], lw=2, path_effects=[withStroke(linewidth=3, foreground='black')], label='path')
+    ax.plot(*alignment.path.T, color=_LINES[1], lw=2.4, path_effects=[withStroke(linewidth=3.2, foreground='black')], label='path')
     if truth is not None: ax.plot(truth, color=_LINES[0], lw=1.6, ls=(0, (4, 2)), path_effects=[withStroke(linewidth=2.6, foreground='white')], label='truth')
     ax.set(xlim=(-.5, n_x - .5), ylim=(-.5, n_y - .5))
     ax.legend(loc='upper left', fontsize=8, framealpha=.9)

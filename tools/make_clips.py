@@ -21,7 +21,7 @@ def main(source: Path, target: Path) -> None:
     for path in sorted(source.glob('cam0*.mp4')):
         view = VideoFile(path, size=(320, 180))
         frames = (frame for i in range(0, len(view), 10) for frame in view[i:i + 10])
-        written = write_video(target / path.name, frames, fps=round(view.fps), crf=28)
+        written = write_video(target / path.name, frames, fps=round(view.fps), crf=24)
         print(written.name, len(view), 'frames,', written.stat().st_size, 'bytes')
     shutil.copyfile(source / 'LICENSE', target / 'LICENSE')
     (target / 'README').write_text(README, encoding='utf-8')

@@ -1,0 +1,115 @@
+"""Whole runs, as a user starts them: the demo in small, joints, a folder of clips, a killed run."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lrprop.cli import main
+from lrprop.video import VideoFile, write_video
+
+PENN = Path(__file__).parent.parent.parent/'shared/data/penn_action'
+METRICS = {'tau', 'progress', 'ap@5', 'ap@10', 'ap@15', 'svm@10', 'svm@25', 'svm@50', 'svm@100', 'linear@10', 'linear@25', 'linear@50', 'linear@100', 'dtw_accuracy'}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv('LRPROP_CACHE', str(tmp_path_factory.getbasetemp()/'cache'))
+
+
+def lrprop(*words): return main([str(w) for w in words])
+def read(path): return json.loads(path.read_text(encoding='utf-8'))
+
+
+def test_demo_in_small(tmp_path, capsys):
+    out = tmp_path/'demo'
+    words = ('demo', '--out', out, '--n-train', 4, '--n-val', 2, '--n-epochs', 1, '--device', 'cpu')
+    assert lrprop(*words) == 0
+    record = read(out/'result.json')
+    assert list(record['results']) == ['chance', 'time', 'frozen', 'scl', 'lrprop']
+    for result in record['results'].values():
+        assert METRICS | {'alignment_error'} == set(result['scores'])
+        assert np.isfinite(list(result['scores'].values())).all()
+    assert record['results']['time']['scores']['tau'] > .99
+    errors = record['alignments']
+    assert set(errors) == {'pouring', 'warped_copy', 'other_camera'}
+    assert errors['warped_copy']['error'] < errors['warped_copy']['straight_line']
+    for name in errors:
+        assert len(VideoFile(out/f'align_{name}.mp4')) >= 50
+        assert (out/f'align_{name}.png').stat().st_size > 5000
+    assert {'scores.csv', 'scores.md', 'scores.png', 'losses.png', 'config.json'} <= {p.name for p in out.iterdir()}
+    assert str(out) in capsys.readouterr().out
+
+    weights = (out/'lrprop/checkpoint.pt').read_bytes()
+    assert lrprop(*words) == 0  # a second call trains nothing again
+    assert (out/'lrprop/checkpoint.pt').read_bytes() == weights
+    assert lrprop(*words[:-4], '--n-epochs', 2) == 1  # another configuration is refused
+    assert 'n_epochs: there 1, asked for 2' in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not PENN.is_dir(), reason='no folder shared/data/penn_action beside the project')
+def test_penn_joints(tmp_path):
+    words = ('train', '--dataset', 'penn_joints', '--root', PENN, '--action', 'jumping_jacks', '--n-epochs', 1, '--device', 'cpu')
+    assert lrprop(*words, '--out', tmp_path/'run', '--results', tmp_path/'results') == 0
+    record = read(tmp_path/'results/penn_joints-jumping_jacks-lrprop-s0.json')
+    assert set(record['scores']) == METRICS
+    assert str(PENN) not in json.dumps(record)  # a record holds no path of the machine it was made on
+    assert record['config']['n_frames'] == 20 and record['config']['lambda2'] == .4
+
+
+def test_unknown_action_lists_the_labelled_ones(tmp_path, capsys):
+    root = tmp_path if not PENN.is_dir() else PENN
+    assert lrprop('train', '--dataset', 'penn_joints', '--root', root, '--action', 'juggling', '--out', tmp_path/'run') == 1
+    assert 'juggling' in capsys.readouterr().err
+
+
+def moving_square(n, speed, shift):
+    for i in range(n):
+        frame = np.full((48, 64, 3), 90, 'uint8')
+        x = int(40 * (i / (n - 1))**speed)
+        frame[10 + shift:26 + shift, x:x + 16] = (250, 200, 40)
+        yield frame
+
+
+def test_folder_of_unlabelled_clips(tmp_path):
+    clips = tmp_path/'clips'
+    clips.mkdir()
+    for i in range(8): write_video(clips/f'{i}.mp4', moving_square(20 + 3*i, .6 + .2*i, i))
+    assert lrprop('train', '--dataset', 'folder', '--root', clips, '--n-frames', 12, '--n-epochs', 1, '--out', tmp_path/'run', '--device', 'cpu') in (0, 1)
+    if (tmp_path/'run/result.json').exists(): assert set(read(tmp_path/'run/result.json')['scores']) == {'tau'}
+
+
+def test_sigkill_and_resume_ends_with_the_same_weights(tmp_path):
+    "A run killed without warning leaves nothing half-written and goes on where its last checkpoint was."
+    import torch
+    script = '''
+import sys, numpy as np
+from pathlib import Path
+from lrprop.core import Video, seed_torch_at
+from lrprop.encoder import Encoder
+from lrprop.losses.lrprop import lrprop
+from lrprop.trainer import fit
+rng = np.random.default_rng(0)
+videos = [Video(f'v{i}', rng.normal(size=(30, 4)).cumsum(0).astype('float32')) for i in range(4)]
+seed_torch_at(0, 'weights')
+encoder = Encoder(in_dim=4, n_frames=12, depth=1, hidden_dim=32, dim=32, emb_dim=16)
+fit(encoder, lrprop, videos, 12, n_epochs=30, checkpoint=Path(sys.argv[1]), checkpoint_every=0, log=lambda r: print(r['epoch'], flush=True))
+'''
+    def start(path): return subprocess.Popen([sys.executable, '-c', script, str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert start(tmp_path/'straight.pt').wait(timeout=300) == 0
+    for kill_after in (4, 11):
+        process = start(tmp_path/'killed.pt')
+        for line in process.stdout:
+            if int(line) >= kill_after: break
+        time.sleep(.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert start(tmp_path/'killed.pt').wait(timeout=300) == 0
+    straight, killed = (torch.load(tmp_path/f'{n}.pt', weights_only=True)['encoder'] for n in ('straight', 'killed'))
+    assert all(torch.equal(straight[k], killed[k]) for k in straight)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.suffix == '.pt') == ['killed.pt', 'straight.pt']
