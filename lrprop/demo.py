@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['N_EPOCHS', 'show_alignment', 'true_match', 'save_figure', 'align_pouring', 'align_cameras', 'demo', 'report']
 
-# %% ../nbs/81_demo.ipynb #bd6b3cdc
+# %% ../nbs/81_demo.ipynb #0fc72a68
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,11 +21,11 @@ from .evaluate import Embed, embed_frozen, embed_trained
 from .experiments import DATASETS, METHODS, UNTRAINED, Experiment, claim_folder, load_videos, record_config, run, scores_table, write_json
 from .metrics import path_error
 from .trainer import load_encoder
-from .viz import format_scores, plot_alignment, plot_losses, plot_scores
+from .viz import format_scores, plot_aligned_frames, plot_alignment, plot_losses, plot_scores
 
-# %% ../nbs/81_demo.ipynb #383a33aa
+# %% ../nbs/81_demo.ipynb #a5dc2cbb
 def show_alignment(
-    folder: Path,   # Gets NAME.mp4, NAME.png and NAME.csv
+    folder: Path,   # Gets NAME.mp4, NAME.png, NAME_frames.png and NAME.csv
     name: str,      # Of the files
     x: Video,       # Reference, as images
     y: Video,       # The other, as images
@@ -40,6 +40,7 @@ def show_alignment(
     write_side_by_side(folder/f'{name}.mp4', x, y, alignment)
     alignment.to_csv(folder/f'{name}.csv')
     save_figure(plot_alignment(alignment, x.phases, y.phases, truth=true_match(x.progress, y.progress)), folder/f'{name}.png')
+    save_figure(plot_aligned_frames([x, y], [alignment]), folder/f'{name}_frames.png')
     return dict(error=error, straight_line=straight_error)
 
 def true_match(

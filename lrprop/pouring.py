@@ -6,14 +6,14 @@
 __all__ = ['EVENTS', 'PROFILES', 'SKINS', 'DRINKS', 'SIZES', 'pouring_progress', 'rotation', 'Vessel', 'random_colour', 'Look',
            'draw_look', 'Moment', 'moment']
 
-# %% ../nbs/09_pouring.ipynb #a0476af1
+# %% ../nbs/09_pouring.ipynb #6eec572f
 import colorsys
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-# %% ../nbs/09_pouring.ipynb #6567f12e
+# %% ../nbs/09_pouring.ipynb #0c1e4c2f
 EVENTS = ('hand touches bottle', 'liquid starts exiting', 'pouring complete', 'bottle back on table')
 
 def _ease(u: float|np.ndarray) -> float|np.ndarray:
@@ -24,7 +24,7 @@ def _ease(u: float|np.ndarray) -> float|np.ndarray:
 def pouring_progress(
     rng: np.random.Generator, # Draws speeds, pauses and idle time
     n_frames: int,            # Length of the video, at least 30
-) -> np.ndarray: # (n_frames,) float64 from 0 to 5, non-decreasing; each phase moves for at least 3 frames
+) -> np.ndarray: # (n_frames,) float64 from 0 to 5, non-decreasing; each phase lasts for at least 2 frames
     "When what happens: the clock of one video."
     idle = rng.beta(.25, .3, 2) / 3
     pauses = {k: (rng.uniform(.05, .95), rng.uniform(.05, .25)) for k in (0, 1, 3, 4) if rng.random() < .45}
@@ -42,7 +42,7 @@ def pouring_progress(
     u = np.clip(1 - (ends[k] - t) / np.maximum(duration[k], 1e-9), 0, 1)
     return np.maximum.accumulate(start[k] + (stop - start)[k] * (u + _ease(u)) / 2)
 
-# %% ../nbs/09_pouring.ipynb #8c6e47fd
+# %% ../nbs/09_pouring.ipynb #0095a981
 PROFILES = dict(bottle=((0, 1), (.55, 1), (.78, .36), (1, .36)), carafe=((0, .75), (.3, 1), (.72, .42), (.8, .42), (1, .62)),
     jug=((0, .9), (.35, 1), (.8, .82), (1, .95)), mug=((0, .92), (1, 1)), beaker=((0, .9), (1, 1)),
     tumbler=((0, .82), (1, 1)), highball=((0, .95), (1, 1)), goblet=((0, .25), (.25, .8), (.55, 1), (1, .82)))
@@ -53,7 +53,20 @@ def rotation(
     "A turn in the picture's plane."
     return np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
 
-# %% ../nbs/09_pouring.ipynb #7c02f178
+def _outline(kind: str) -> tuple[np.ndarray, np.ndarray]: # (13,) heights and half-widths, both in [0, 1]
+    "A profile, smooth between its knots."
+    at, wide = np.array(PROFILES[kind]).T
+    h = np.linspace(0, 1, 13)
+    k = np.clip(np.searchsorted(at, h, 'right') - 1, 0, len(at) - 2)
+    return h, wide[k] + (wide[k + 1] - wide[k]) * _ease((h - at[k]) / (at[k + 1] - at[k]))
+
+def _fill(profile: np.ndarray, floor: float, nx: int = 60, nh: int = 120) -> tuple[np.ndarray, float]: # (n, 2) points, area of each
+    "A grid of points over the inside; walls are .012 thick."
+    (h, w), wide, high = profile.T, 2 * profile[:, 1].max() / nx, (profile[-1, 0] - floor) / nh
+    x, y = np.meshgrid((np.arange(nx) + .5 - nx / 2) * wide, (np.arange(nh) + .5) * high + floor)
+    return np.stack([x, y], -1)[abs(x) < np.interp(y, h, w) - .012], wide * high
+
+# %% ../nbs/09_pouring.ipynb #df90da24
 @dataclass(frozen=True)
 class Vessel:
     "Something that holds liquid; it stands at (0, 0) and is tilted to the left."
@@ -64,17 +77,10 @@ class Vessel:
 
     @cached_property
     def profile(self) -> np.ndarray: # (13, 2) height and half-width
-        at, wide = np.array(PROFILES[self.kind]).T
-        h = np.linspace(0, 1, 13)
-        k = np.clip(np.searchsorted(at, h, 'right') - 1, 0, len(at) - 2)
-        w = wide[k] + (wide[k + 1] - wide[k]) * _ease((h - at[k]) / (at[k + 1] - at[k]))
+        h, w = _outline(self.kind)
         return np.stack([self.stem + (self.height - self.stem) * h, self.radius * w], 1)
     @cached_property
-    def _grid(self) -> tuple[np.ndarray, float]: # (n, 2) points of the inside, and the area of each
-        low, nx, nh = self.stem + .02, 60, 120
-        wide, high = 2 * self.radius / nx, (self.height - low) / nh
-        x, h = np.meshgrid((np.arange(nx) + .5) * wide - self.radius, (np.arange(nh) + .5) * high + low)
-        return np.stack([x, h], -1)[abs(x) < np.interp(h, *self.profile.T) - .012], wide * high
+    def _grid(self): return _fill(self.profile, self.stem + .02)
     @property
     def lip(self) -> np.ndarray: return np.array([-self.profile[-1, 1], self.height])
     @property
@@ -82,8 +88,11 @@ class Vessel:
     @property
     def volume(self) -> float: return len(self._grid[0]) * self._grid[1]
 
-    def level(self, volume: float, tilt: float = 0.) -> float:
-        "Height of the liquid's surface above the foot."
+    def level(self,
+        volume: float,    # Of the liquid
+        tilt: float = 0., # Of the vessel, radians
+    ) -> float: # Height above the foot
+        "Where the surface of the liquid is."
         points, cell = self._grid
         up, n = points @ [np.sin(tilt), np.cos(tilt)], min(int(volume / cell), len(points) - 1)
         return np.partition(up, n)[n]
@@ -92,14 +101,16 @@ class Vessel:
         tilts, (points, cell) = np.linspace(0, 2.2, 80), self._grid
         up = np.stack([np.sin(tilts), np.cos(tilts)])
         return tilts, np.minimum.accumulate((points @ up < self.lip @ up).sum(0) * cell)
-    def tilt(self, volume: float) -> float:
-        "The tilt at which `volume` reaches the lip."
-        tilts, holds = self._spill
-        return np.interp(-volume, -holds, tilts)
+    def tilt(self,
+        volume: float, # Of the liquid
+    ) -> float: # Radians, at most 2.2
+        "The tilt at which the liquid reaches the lip."
+        return np.interp(-volume, -self._spill[1], self._spill[0])
 
-# %% ../nbs/09_pouring.ipynb #21c4a481
+# %% ../nbs/09_pouring.ipynb #6218a2d0
 SKINS = np.array([[255, 224, 196], [241, 194, 150], [224, 172, 120], [198, 134, 80], [150, 96, 60], [104, 66, 44], [72, 46, 34]])
-DRINKS = np.array([[170, 16, 38], [240, 140, 20], [250, 205, 60], [70, 36, 20], [250, 246, 235], [110, 180, 60], [70, 150, 225], [230, 90, 120], [190, 100, 30]])
+DRINKS = np.array([[170, 16, 38], [240, 140, 20], [250, 205, 60], [70, 36, 20], [250, 246, 235],
+    [110, 180, 60], [70, 150, 225], [230, 90, 120], [190, 100, 30]])
 SIZES = dict(bottle=(1.05, .165), carafe=(.88, .22), jug=(.78, .2), mug=(.52, .19), beaker=(.68, .17))
 
 def random_colour(

@@ -49,9 +49,10 @@ def test_notebooks_are_clean(copy):
     assert differences(ROOT/'nbs', copy/'nbs', '*.ipynb') == []
 
 
-def test_readme_is_the_index_notebook(tmp_path):
-    run(sys.executable, 'tools/readme.py', tmp_path/'README.md')
-    assert (tmp_path/'README.md').read_text() == (ROOT/'README.md').read_text()
+@pytest.mark.parametrize('file', ['README.md', 'CONTRIBUTING.md'])
+def test_page_is_its_notebook(file, tmp_path):
+    run(sys.executable, 'tools/readme.py', tmp_path)
+    assert (tmp_path/file).read_text(encoding='utf-8') == (ROOT/file).read_text(encoding='utf-8')
 
 
 @pytest.mark.parametrize('notebook', NOTEBOOKS, ids=lambda p: p.stem)

@@ -1,4 +1,4 @@
-"""Write README.md from nbs/index.ipynb: its markdown, code and plain outputs. Usage: python tools/readme.py [OUT]"""
+"""Write README.md and CONTRIBUTING.md from nbs/index.ipynb and nbs/contributing.ipynb. Usage: python tools/readme.py [FOLDER]"""
 import sys
 from pathlib import Path
 
@@ -21,10 +21,11 @@ def cell_to_markdown(cell) -> str:
 
 
 def main() -> None:
-    out = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT/'README.md'
-    nb = nbformat.read(ROOT/'nbs/index.ipynb', as_version=4)
-    note = '<!-- Made from nbs/index.ipynb by tools/readme.py; edit that notebook. -->'
-    out.write_text('\n\n'.join([note, *filter(None, map(cell_to_markdown, nb.cells))]) + '\n', encoding='utf-8')
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT
+    for name, file in (('index', 'README.md'), ('contributing', 'CONTRIBUTING.md')):
+        cells = nbformat.read(ROOT/'nbs'/f'{name}.ipynb', as_version=4).cells
+        note = f'<!-- Made from nbs/{name}.ipynb by tools/readme.py; edit that notebook. -->'
+        (folder/file).write_text('\n\n'.join([note, *filter(None, map(cell_to_markdown, cells))]) + '\n', encoding='utf-8')
 
 
 if __name__ == '__main__': main()
