@@ -113,3 +113,28 @@ fit(encoder, lrprop, videos, 12, n_epochs=30, checkpoint=Path(sys.argv[1]), chec
     straight, killed = (torch.load(tmp_path/f'{n}.pt', weights_only=True)['encoder'] for n in ('straight', 'killed'))
     assert all(torch.equal(straight[k], killed[k]) for k in straight)
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix == '.pt') == ['killed.pt', 'straight.pt']
+
+
+def test_training_from_images_moves_layer4_and_leaves_the_trunk(tmp_path):
+    "The paper's own path: augmented images through ResNet-50, layer4 trained, trunk frozen."
+    import torch
+
+    from lrprop.augment import eval_transform, ssl_augment
+    from lrprop.backbone import PaperBackbone
+    from lrprop.core import Video
+    from lrprop.encoder import Encoder
+    from lrprop.evaluate import embed_trained
+    from lrprop.losses.lrprop import lrprop as loss
+    from lrprop.synthetic import synthetic_pouring
+    from lrprop.trainer import fit
+    videos = synthetic_pouring('quick', n_train=2, n_val=0)
+    backbone = PaperBackbone()
+    before = {k: v.clone() for k, v in backbone.state_dict().items()}
+    encoder = Encoder(in_dim=2048, n_frames=4, depth=1, backbone=backbone)
+    history = fit(encoder, loss, videos, n_frames=4, n_epochs=1, augment=lambda x, rngs: ssl_augment(x, rngs, size=64))
+    assert np.isfinite(history[0]['loss'])
+    changed = {k for k, v in backbone.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed and all('layer4' in k for k in changed)
+    head = Video('head', videos[0].frames[np.arange(5)])
+    embs = embed_trained(encoder, lambda x: eval_transform(torch.from_numpy(x).movedim(-1, -3), size=64))(head)
+    assert embs.shape == (5, 128) and np.allclose(np.linalg.norm(embs, axis=1), 1, atol=1e-5)
