@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['PHASE_COLORS', 'Alignment', 'align', 'phase_rgb', 'synchronise', 'write_side_by_side']
 
-# %% ../nbs/70_align.ipynb #3a66a88e
-import os
+# %% ../nbs/70_align.ipynb #29d27d66
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,11 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from tqdm import tqdm
 
-from .core import Video, check_choice
+from .core import Video, check_choice, replacing
 from .dtw import cost_matrix, dtw_path
 from .video import write_video
 
-# %% ../nbs/70_align.ipynb #fdb98bad
+# %% ../nbs/70_align.ipynb #20b36f6c
 @dataclass(frozen=True, eq=False)
 class Alignment:
     "Which frames of two videos belong together, and how far apart they are."
@@ -62,13 +61,9 @@ class Alignment:
     ) -> Path: # The file
         "Write one line a step: frame_x, time_x, frame_y, time_y (seconds) and cost; the file is complete or absent."
         path = Path(path)
-        temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-        try:
-            with open(temporary, 'w', encoding='utf-8', newline='') as f:
-                f.write('frame_x,time_x,frame_y,time_y,cost\n')
-                for (k, i), c in zip(self.path, self.step_costs): f.write(f'{k},{k/fps_x:.6f},{i},{i/fps_y:.6f},{c:.9g}\n')
-            os.replace(temporary, path)
-        finally: temporary.unlink(missing_ok=True)
+        with replacing(path) as temporary, open(temporary, 'w', encoding='utf-8', newline='') as f:
+            f.write('frame_x,time_x,frame_y,time_y,cost\n')
+            for (k, i), c in zip(self.path, self.step_costs): f.write(f'{k},{k/fps_x:.6f},{i},{i/fps_y:.6f},{c:.9g}\n')
         return path
 
 # %% ../nbs/70_align.ipynb #73482a3d

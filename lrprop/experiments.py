@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'UNTRAINED', 'PAPER_SETTINGS', 'QUICK_FRAMES', 'DATASETS', 'COLUMNS', 'Method', 'Experiment', 'resolve',
-           'load_videos', 'write_json', 'provenance', 'record_config', 'claim_folder', 'train', 'run', 'stride_of',
-           'scores_table']
+           'check_runnable', 'load_videos', 'write_json', 'read_json', 'provenance', 'record_config', 'claim_folder',
+           'check_folder', 'data_hash', 'train', 'run', 'stride_of', 'scores_table']
 
-# %% ../nbs/80_experiments.ipynb #e8c7951d
+# %% ../nbs/80_experiments.ipynb #e6b9259a
+import hashlib
 import json
-import os
 import platform
 import subprocess
 import time
@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +25,17 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from . import __version__
 from .augment import augment_joints, ssl_augment
 from .backbone import BACKBONES, cached_features, load_backbone
-from .core import Video, check_choice, pick_device, seed_torch_at
+from .core import Video, check_choice, content_hash, pick_device, replacing, seed_torch_at
 from .data import check_trainable, penn_action_joints, video_folder
 from .encoder import Encoder
 from .evaluate import embed_chance, embed_frozen, embed_time, embed_trained, evaluate
 from .losses.lrprop import lrprop
 from .losses.scl import scl
-from .synthetic import synthetic_pouring
+from .phases import canonical_action
+from .synthetic import PRESETS, synthetic_pouring
 from .trainer import Loss, check_same_config, fit
 
 # %% ../nbs/80_experiments.ipynb #515f8c8a
@@ -59,7 +62,7 @@ PAPER_SETTINGS = {  # action → T, λ1, λ2
     'pouring': (240, .01, .8),
 }
 
-# %% ../nbs/80_experiments.ipynb #f1c7ed61
+# %% ../nbs/80_experiments.ipynb #26d935a3
 @dataclass(frozen=True)
 class Experiment:
     "One run: a method, a data set, and every number that matters."
@@ -68,11 +71,12 @@ class Experiment:
     action: str = 'pouring'        # penn_joints: which action
     root: str|None = None          # penn_joints, folder: where the data lies
     preset: str = 'quick'          # synthetic: quick or paper
+    data_seed: int = 0             # Of the built-in videos, and of the split of a folder
     n_train: int|None = None       # synthetic: training videos; None = the preset's
     n_val: int|None = None         # synthetic: validation videos; None = the preset's
-    backbone: str = 'efficientnet_lite0' # Frame features of videos; joints have none
+    backbone: str = 'efficientnet_lite0_grid' # Frame features of videos; joints have none
     n_variants: int = 2            # Augmented versions of each training video whose features are cached
-    seed: int = 0                  # Of data, initial weights, sampling, augmentation and dropout
+    seed: int = 0                  # Of initial weights, sampling, augmentation and dropout
     n_frames: int|None = None      # T, frames a clip; None = Table 5
     n_videos: int = 2              # V, videos a batch
     n_views: int = 2               # K, clips a video
@@ -90,32 +94,34 @@ class Experiment:
     sdtw_norm: str = 'length'      # length or none (DECIDE-4)
 
     def __post_init__(self):
-        check_choice('method', self.method, (*UNTRAINED, *METHODS))
-        check_choice('data set', self.dataset, tuple(DATASETS))
-        check_choice('backbone', self.backbone, tuple(BACKBONES))
+        for field, valid in dict(method=(*UNTRAINED, *METHODS), dataset=DATASETS, backbone=BACKBONES, preset=PRESETS, kind=('euclidean', 'sqeuclidean', 'cosine'),
+                                 sdtw_norm=('length', 'none'), block_base=('video', 'clip')).items(): check_choice(field, getattr(self, field), tuple(valid))
         for field in ('gamma', 'sigma2', 'temperature', 'lr'):
-            if not getattr(self, field) > 0: raise ValueError(f'{field} must be positive, not {getattr(self, field)}')
-        for field, least in dict(n_frames=2, n_views=2, n_videos=1, n_epochs=1, depth=1, n_variants=0).items():
+            if not 0 < getattr(self, field) < inf: raise ValueError(f'{field} must be positive and finite, not {getattr(self, field)}')
+        for field in ('lambda1', 'lambda2', 'weight_decay'):
+            if (x := getattr(self, field)) is not None and not 0 <= x < inf: raise ValueError(f'{field} must be at least 0 and finite, not {x}')
+        for field, least in dict(n_frames=2, n_views=2, n_videos=1, n_epochs=1, depth=1, n_variants=0, seed=0, data_seed=0, n_train=2, n_val=2).items():
             if (n := getattr(self, field)) is not None and n < least: raise ValueError(f'{field} must be at least {least}, not {n}')
+        object.__setattr__(self, 'action', canonical_action(self.action) if self.dataset == 'penn_joints' else 'pouring' if self.dataset == 'synthetic' else self.action)
 
     @property
     def name(self) -> str:
         "Method, data and seed, as a file name."
         return f'{self.dataset}-{self.action}-{self.method}-s{self.seed}'
 
-# %% ../nbs/80_experiments.ipynb #ea1cfd3c
+# %% ../nbs/80_experiments.ipynb #8926229e
 QUICK_FRAMES = 48  # T for videos of 50–110 frames
 
 def resolve(
     experiment: Experiment, # With or without None
 ) -> Experiment: # Without None in `n_frames`, `lambda1`, `lambda2`
     "Fill in the paper's settings for the action (Table 5)."
-    T, lambda1, lambda2 = PAPER_SETTINGS.get(experiment.action, PAPER_SETTINGS['pouring'])
+    T, lambda1, lambda2 = PAPER_SETTINGS[experiment.action if experiment.dataset == 'penn_joints' else 'pouring']
     if experiment.dataset == 'synthetic' and experiment.preset == 'quick' or experiment.dataset == 'folder': T = QUICK_FRAMES
     defaults = dict(n_frames=T, lambda1=lambda1, lambda2=lambda2)
     return replace(experiment, **{k: v for k, v in defaults.items() if getattr(experiment, k) is None})
 
-# %% ../nbs/80_experiments.ipynb #db841c71
+# %% ../nbs/80_experiments.ipynb #feb7b904
 def _with_features(experiment: Experiment, videos: Sequence[Video], device: torch.device|str) -> list[Video]:
     "The videos with frozen backbone features for frames, and augmented versions of those trained on."
     backbone = load_backbone(experiment.backbone, device)
@@ -124,14 +130,23 @@ def _with_features(experiment: Experiment, videos: Sequence[Video], device: torc
             for v in tqdm(videos, desc='features', unit='video')]
 
 DATASETS: dict[str, Callable[[Experiment], list[Video]]] = {
-    'synthetic': lambda e: synthetic_pouring(e.preset, e.seed, e.n_train, e.n_val),
+    'synthetic': lambda e: synthetic_pouring(e.preset, e.data_seed, e.n_train, e.n_val),
     'penn_joints': lambda e: penn_action_joints(_root(e), e.action),
-    'folder': lambda e: video_folder(_root(e), size=224, seed=e.seed),
+    'folder': lambda e: video_folder(_root(e), size=224, seed=e.data_seed),
 }
 
 def _root(experiment: Experiment) -> Path:
     if experiment.root is None: raise ValueError(f'data set {experiment.dataset!r} needs root: the folder where it lies')
     return Path(experiment.root)
+
+def check_runnable(
+    videos: Sequence[Video], # All videos of a run
+    experiment: Experiment,  # Resolved
+) -> None:
+    "Raise a `ValueError` for videos that could not be trained on or scored, before any time is spent on them."
+    check_trainable(videos, experiment.n_frames)
+    n_val = sum(v.split == 'val' for v in videos)
+    if n_val < 2: raise ValueError(f"{n_val} of {len(videos)} videos are of split 'val': scoring compares pairs and takes at least 2; add videos, or name them in phases.csv")
 
 def load_videos(
     experiment: Experiment, # Which data
@@ -140,34 +155,40 @@ def load_videos(
     "The videos of an experiment; images become cached backbone features."
     experiment = resolve(experiment)
     videos = DATASETS[experiment.dataset](experiment)
-    check_trainable(videos, experiment.n_frames)
+    check_runnable(videos, experiment)
     if not isinstance(videos[0].frames, np.ndarray): videos = _with_features(experiment, videos, device)
     return videos
 
-# %% ../nbs/80_experiments.ipynb #a0298135
+# %% ../nbs/80_experiments.ipynb #71f67e37
 def write_json(
     path: Path,  # Where; its folder is made
     record: dict, # Anything JSON can hold
 ) -> None:
     "Write a JSON file under a temporary name, then rename it."
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    temporary.write_text(json.dumps(record, indent=1) + '\n', encoding='utf-8')
-    os.replace(temporary, path)
+    with replacing(path) as temporary: temporary.write_text(json.dumps(record, indent=1) + '\n', encoding='utf-8')
+
+def read_json(
+    path: Path, # A file written by `write_json`
+) -> dict: # What it holds
+    "Read a record; raises `ValueError` naming the file if it is damaged."
+    try: return json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as e: raise ValueError(f'{path} is damaged ({e}); delete it, or choose another folder') from None
 
 def _git(*arguments: str) -> str|None:
-    "Output of a git command in the package's own checkout; None if it is not in one."
+    "Output of a git command in the folder of the package; None where it fails."
     try: return subprocess.run(['git', *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError, NameError): return None
+    except (OSError, subprocess.CalledProcessError, NameError): return None  # no git, no checkout, or this very notebook
 
 def provenance(
     device: torch.device|str, # Where the run computed
 ) -> dict: # commit, versions, device
     "What made a result: the commit (with '+' if the code differs from it), versions, device."
-    commit, changed = _git('rev-parse', 'HEAD'), _git('status', '--porcelain', '--', '*.py')
-    libraries = ('lrprop', 'torch', 'numpy', 'numba', 'scikit-learn', 'scipy', 'av')
+    ours = _git('ls-files', '--error-unmatch', 'experiments.py') is not None  # else a checkout that merely surrounds the package
+    commit, changed = (_git('rev-parse', 'HEAD'), _git('status', '--porcelain', '--', '*.py')) if ours else (None, None)
+    libraries = ('torch', 'torchvision', 'numpy', 'numba', 'scikit-learn', 'scipy', 'av')
     name = torch.cuda.get_device_name(device) if torch.device(device).type == 'cuda' else f'cpu, {torch.get_num_threads()} threads'
-    return dict(commit=commit and commit + '+'*bool(changed), device=name, versions={'python': platform.python_version(), **{l: version(l) for l in libraries}})
+    return dict(commit=commit and commit + '+'*bool(changed), device=name, versions={'python': platform.python_version(), 'lrprop': __version__, **{l: version(l) for l in libraries}})
 
 def record_config(
     experiment: Experiment, # Resolved or not
@@ -177,21 +198,36 @@ def record_config(
     config.pop('root')
     return config
 
-# %% ../nbs/80_experiments.ipynb #ea211bb9
+# %% ../nbs/80_experiments.ipynb #fb5377f5
 def claim_folder(
     folder: Path, # The run's folder; made if absent
     config: dict, # What the run is
 ) -> None:
     "Mark a folder as belonging to a configuration; raises `ValueError` with the difference if it belongs to another."
+    check_folder(folder, config)
+    if not (folder/'config.json').exists(): write_json(folder/'config.json', config)
+
+def check_folder(
+    folder: Path, # The run's folder, or one that does not exist yet
+    config: dict, # What is known of the run so far
+) -> None:
+    "Raise a `ValueError` with the difference if a folder belongs to another run; writes nothing."
     path = folder/'config.json'
-    if path.exists(): check_same_config(path, json.loads(path.read_text(encoding='utf-8')), config)
+    if path.exists(): check_same_config(path, {k: v for k, v in read_json(path).items() if k in config}, config)
     elif folder.exists() and any(folder.iterdir()): raise ValueError(f'{folder} is not empty and holds no run; choose another folder')
-    else: write_json(path, config)
+
+def data_hash(
+    videos: Sequence[Video], # All videos of a run
+) -> str: # Hexadecimal
+    "Identity of names, splits, labels and frames."
+    parts = [(v.name, v.split, v.action, content_hash(v.frames), None if v.phases is None else v.phases.tolist()) for v in videos]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 def train(
     experiment: Experiment,     # A method that learns
     videos: Sequence[Video],    # As `load_videos` gives them
     folder: Path,               # Holds the checkpoint; a stopped run goes on from it
+    config: dict,               # What the checkpoint must belong to
     device: torch.device|str = 'cpu', # Where to compute
 ) -> tuple[Encoder, list[dict]]: # The trained encoder; one record an epoch
     "Train the encoder of an experiment."
@@ -201,8 +237,8 @@ def train(
     encoder = Encoder(in_dim=videos[0].frames.shape[1], n_frames=e.n_frames, depth=e.depth).to(device)
     loss = partial(method.loss, **{k: getattr(e, k) for k in method.settings})
     history = fit(encoder, loss, [v for v in videos if v.split == 'train'], e.n_frames, e.n_views, e.n_videos, e.n_epochs,
-        lr=e.lr, weight_decay=e.weight_decay, augment=augment_joints if e.dataset == 'penn_joints' else None, output=method.output, seed=e.seed,
-        checkpoint=folder/'checkpoint.pt', config=record_config(e), label=f'train {e.method}')
+        lr=e.lr, weight_decay=e.weight_decay, augment=augment_joints if e.dataset == 'penn_joints' else None, output=method.output,
+        sampling=dict(block_base=e.block_base), seed=e.seed, checkpoint=folder/'checkpoint.pt', config=config, label=f'train {e.method}')
     return encoder, history
 
 def run(
@@ -211,22 +247,25 @@ def run(
     videos: Sequence[Video]|None = None, # As `load_videos` gives them, if already at hand
     device: str = 'auto',               # 'auto', 'cpu', 'cuda', …
 ) -> dict: # The record: config, provenance, seconds, scores, history
-    "Run one experiment: train if there is something to train, score, record."
+    "Run one experiment: train if there is something to train, score, record. A finished run is read, not run again."
     device, started, history = pick_device(device), time.monotonic(), []
-    if experiment.seed < 0: raise ValueError(f'seed must not be negative: {experiment.seed}')
-    claim_folder(folder, record_config(experiment))
+    check_folder(folder, record_config(experiment))
     if videos is None: videos = load_videos(experiment, device)
+    check_runnable(videos, resolve(experiment))
+    config = record_config(experiment) | dict(data=data_hash(videos))
+    claim_folder(folder, config)
+    if (folder/'result.json').exists(): return read_json(folder/'result.json')
     seconds = dict(data=time.monotonic() - started)
     embed = UNTRAINED.get(experiment.method)
     if embed is embed_chance: embed = partial(embed_chance, seed=experiment.seed)
     if embed is None:
-        encoder, history = train(experiment, videos, folder, device)
+        encoder, history = train(experiment, videos, folder, config, device)
         embed = embed_trained(encoder)
         seconds['train'] = sum(h['seconds'] for h in history)
     started = time.monotonic()
     scores = evaluate(embed, videos, label=f'score {experiment.method}', stride=stride_of(experiment))
     seconds['score'] = time.monotonic() - started
-    result = dict(name=experiment.name, config=record_config(experiment), seed=experiment.seed, **provenance(device), seconds=seconds, scores=scores, history=history)
+    result = dict(name=experiment.name, config=config, seed=experiment.seed, **provenance(device), seconds=seconds, scores=scores, history=history)
     write_json(folder/'result.json', result)
     return result
 

@@ -6,17 +6,16 @@
 __all__ = ['KEY_EVENTS', 'ACTIONS', 'N_PHASES', 'PHASE_NAMES', 'canonical_action', 'PhaseRow', 'read_phases',
            'write_phases_template']
 
-# %% ../nbs/08_phases.ipynb #e7f35c58
+# %% ../nbs/08_phases.ipynb #5278070d
 import csv
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from .core import Video, check_choice
+from .core import Video, check_choice, replacing
 
 # %% ../nbs/08_phases.ipynb #e9343ece
 KEY_EVENTS: dict[str, tuple[str, ...]] = {
@@ -104,7 +103,7 @@ def read_phases(
         if len(row.starts) != len(like.starts): raise ValueError(f"{row.where}: {len(row.starts)} phases, but {like.video!r} of the same action {row.action!r} has {len(like.starts)}")
     return rows
 
-# %% ../nbs/08_phases.ipynb #b5e3e90f
+# %% ../nbs/08_phases.ipynb #6372b32f
 def write_phases_template(
     videos: Sequence[Video], # Whose phases are to be labelled
     path: str|Path,          # CSV file to make
@@ -114,10 +113,6 @@ def write_phases_template(
     if path.exists(): raise FileExistsError(f'{path}: exists and may hold labels; choose another name, or move it away')
     if not path.parent.is_dir(): raise FileNotFoundError(f'{path}: its folder does not exist')
     starts = lambda v: '' if v.phases is None else ' '.join(map(str, [0, *(np.flatnonzero(np.diff(v.phases)) + 1).tolist()]))
-    unfinished = path.with_name(f'.{path.name}-{os.getpid()}')
-    try:
-        with open(unfinished, 'w', encoding='utf-8', newline='') as file:
-            csv.writer(file, lineterminator='\n').writerows([_COLUMNS, *((v.name, v.action, v.split, len(v), starts(v)) for v in videos)])
-        os.replace(unfinished, path)
-    finally: unfinished.unlink(missing_ok=True)
+    with replacing(path) as unfinished, open(unfinished, 'w', encoding='utf-8', newline='') as file:
+        csv.writer(file, lineterminator='\n').writerows([_COLUMNS, *((v.name, v.action, v.split, len(v), starts(v)) for v in videos)])
     return path

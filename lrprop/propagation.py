@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['first_match', 'log_propagated_prior', 'propagation_kl']
 
-# %% ../nbs/41_propagation.ipynb #37fb4ef4
+# %% ../nbs/41_propagation.ipynb #c1fe8418
 import torch
 from torch import Tensor
 
-from .dtw import cost_matrix, dtw_matrix
 from .priors import kl_per_anchor, log_prior, log_similarity
 
 # %% ../nbs/41_propagation.ipynb #ac332c58

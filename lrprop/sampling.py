@@ -56,7 +56,7 @@ def sample_steps(
         steps, mask = place(rng.choice(block, n, replace=False) + offset, length, n_frames)
         if mask.any(): return steps, mask
 
-# %% ../nbs/13_sampling.ipynb #5e87e0d8
+# %% ../nbs/13_sampling.ipynb #28f12e2c
 Augment = Callable[[Tensor, Sequence[np.random.Generator]], Tensor]  # (N,T,…) frames of N clips, a generator for each → (N,T,…)
 
 def _as_tensor(frames: np.ndarray) -> Tensor:
@@ -76,11 +76,12 @@ def sample_batch(
     "Sample the clips of one training step. A video with `variants` gives each clip one of them at random."
     frames, steps, masks = [], [], []
     for video in videos:
-        previous = None
+        first = None
         for _ in range(n_views):
-            previous, mask = sample_steps(len(video), n_frames, rng, previous, **sampling)
+            slots, mask = sample_steps(len(video), n_frames, rng, first, **sampling)
             source = video.variants[rng.integers(len(video.variants))] if video.variants else video.frames
-            frames.append(_as_tensor(source[previous])); steps.append(previous); masks.append(mask)
+            frames.append(_as_tensor(source[slots])); steps.append(slots); masks.append(mask)
+            first = slots if first is None else first
     x = torch.stack(frames).to(device)
     if augment is not None: x = augment(x, rng.spawn(len(frames)))
     grid = (len(videos), n_views)

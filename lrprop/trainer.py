@@ -6,7 +6,7 @@
 __all__ = ['OUTPUTS', 'Loss', 'cosine_lr', 'save_checkpoint', 'load_checkpoint', 'check_same_config', 'batch_loss', 'fit',
            'load_encoder']
 
-# %% ../nbs/60_trainer.ipynb #66a69c17
+# %% ../nbs/60_trainer.ipynb #47dc2f1c
 import json
 import math
 import os
@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from .core import Batch, Video, check_choice, rng_at, seed_torch_at
+from .core import Batch, Video, check_choice, replacing, rng_at, seed_torch_at
 from .encoder import Encoder
 from .sampling import Augment, epoch_groups, sample_batch
 
@@ -32,19 +32,16 @@ def cosine_lr(
     "Cosine schedule of the learning rate (CARL, utils/optimizer.py)."
     return lr * (1 + math.cos(math.pi * epoch / (n_epochs + 1))) / 2
 
-# %% ../nbs/60_trainer.ipynb #480f9c59
+# %% ../nbs/60_trainer.ipynb #fa332d82
 def save_checkpoint(
     path: Path,   # Where; the folder must exist
     state: dict,  # Tensors, numbers, strings, lists and dicts of them
 ) -> None:
     "Write a checkpoint so that it is either complete or absent."
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        with open(temporary, 'wb') as f:
-            torch.save(state, f)
-            f.flush(); os.fsync(f.fileno())
-        os.replace(temporary, path)
-    finally: temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, open(temporary, 'wb') as f:
+        torch.save(state, f)
+        f.flush()
+        os.fsync(f.fileno())
 
 def load_checkpoint(
     path: Path,               # A file written by `save_checkpoint`
@@ -91,10 +88,30 @@ def batch_loss(
     if not value.isfinite(): raise FloatingPointError(f'the loss is {value.item()} on a batch of {", ".join(batch.names)}')
     return value
 
-# %% ../nbs/60_trainer.ipynb #d0b910e0
+# %% ../nbs/60_trainer.ipynb #3e68b1ee
+def _parameters(*modules: object) -> list[nn.Parameter]:
+    "What there is to train: of the encoder, and of a loss that owns weights."
+    return [p for m in modules if isinstance(m, nn.Module) for p in m.parameters() if p.requires_grad]
+
+def _state(encoder: Encoder, loss: Loss, optimizer: torch.optim.Optimizer, **more) -> dict:
+    "All that a checkpoint holds."
+    weights = loss.state_dict() if isinstance(loss, nn.Module) else {}
+    return dict(encoder_config=encoder.config, encoder=encoder.state_dict(), loss=weights, optimizer=optimizer.state_dict(), **more)
+
+def _resume(encoder: Encoder, loss: Loss, optimizer: torch.optim.Optimizer, checkpoint: Path|None, config: dict) -> list[dict]:
+    "Bring encoder, loss and optimiser to where a checkpoint left them; the records of the epochs done."
+    if checkpoint is None: return []
+    for half in checkpoint.parent.glob(f'.{checkpoint.stem}-*{checkpoint.suffix}'): half.unlink()  # what a killed run was writing
+    if not checkpoint.exists(): return []
+    state = load_checkpoint(checkpoint, config, next(encoder.parameters()).device)
+    encoder.load_state_dict(state['encoder'])
+    if isinstance(loss, nn.Module): loss.load_state_dict(state['loss'])
+    optimizer.load_state_dict(state['optimizer'])
+    return state['history']
+
 def fit(
     encoder: Encoder,               # Trained in place, on the device it is on
-    loss: Loss,                     # A loss in the common form
+    loss: Loss,                     # A loss in the common form; if a module, its weights are trained too, and must be on the same device
     videos: Sequence[Video],        # Training videos, of one action or several
     n_frames: int,                  # T, frames a clip
     n_views: int = 2,               # K, clips a video
@@ -105,53 +122,47 @@ def fit(
     clip_norm: float = 10.,         # Largest norm of the gradient
     augment: Augment|None = None,   # Applied to the clips on the encoder's device
     output: str = 'projection',     # Which vector the loss sees, as `batch_loss`
+    sampling: dict|None = None,     # Settings of `sample_steps`
     seed: int = 0,                  # Of sampling, augmentation and dropout
     checkpoint: Path|None = None,   # Resumed from if it exists, written to if given
-    config: dict|None = None,       # Stored in the checkpoint; a checkpoint of another one is refused
+    config: dict|None = None,       # Stored in the checkpoint, and must equal that of one resumed from; needed with `checkpoint`
     checkpoint_every: float = 60.,  # Seconds between checkpoints; one is always written at the end
     log: Callable[[dict], None]|None = None, # Called after each epoch with epoch, loss, lr, seconds
     label: str = 'train',           # Shown before the progress bar
 ) -> list[dict]: # One record an epoch, those before a resume included
-    "Train an encoder (SPEC §A.12)."
-    device = next(encoder.parameters()).device
-    trained = [p for p in encoder.parameters() if p.requires_grad]
+    "Train an encoder (SPEC §A.12); raises `ValueError` for a checkpoint of another configuration, `FloatingPointError` as `batch_loss`."
+    if checkpoint is not None and config is None: raise ValueError('a checkpoint needs the config it belongs to')
+    device, trained = next(encoder.parameters()).device, _parameters(encoder, loss)
     optimizer = torch.optim.Adam(trained, lr=lr, weight_decay=weight_decay, fused=True)
-    history, saved = _resume(encoder, optimizer, checkpoint, config), time.monotonic()
-    bar = tqdm(range(len(history), n_epochs), desc=label, unit='epoch', initial=len(history), total=n_epochs)
+    history, saved = _resume(encoder, loss, optimizer, checkpoint, config), time.monotonic()
     encoder.train()
-    for epoch in bar:
-        started, total = time.monotonic(), 0.
-        for group in optimizer.param_groups: group['lr'] = cosine_lr(epoch, n_epochs, lr)
-        groups = epoch_groups(videos, n_videos, rng_at(seed, 'epoch', epoch))
-        for step, group in enumerate(groups):
-            seed_torch_at(seed, 'dropout', epoch, step)
-            batch = sample_batch(group, n_frames, n_views, rng_at(seed, 'batch', epoch, step), augment, device)
-            value = batch_loss(encoder, loss, batch, output)
-            optimizer.zero_grad()
-            value.backward()
-            torch.nn.utils.clip_grad_norm_(trained, clip_norm)
-            optimizer.step()
-            total += value.item()
-        history.append(dict(epoch=epoch, loss=total/len(groups), lr=cosine_lr(epoch, n_epochs, lr), seconds=time.monotonic() - started))
+
+    def step(epoch: int, i: int, group: list[Video]) -> float:
+        seed_torch_at(seed, 'dropout', epoch, i)
+        batch = sample_batch(group, n_frames, n_views, rng_at(seed, 'batch', epoch, i), augment, device, **(sampling or {}))
+        value = batch_loss(encoder, loss, batch, output)
+        optimizer.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(trained, clip_norm)
+        optimizer.step()
+        return value.item()
+
+    for epoch in (bar := tqdm(range(len(history), n_epochs), desc=label, unit='epoch', initial=len(history), total=n_epochs)):
+        started, rate = time.monotonic(), cosine_lr(epoch, n_epochs, lr)
+        for settings in optimizer.param_groups: settings['lr'] = rate
+        losses = [step(epoch, i, group) for i, group in enumerate(epoch_groups(videos, n_videos, rng_at(seed, 'epoch', epoch)))]
+        history.append(dict(epoch=epoch, loss=sum(losses)/len(losses), lr=rate, seconds=time.monotonic() - started))
         bar.set_postfix(loss=f"{history[-1]['loss']:.4f}")
         if log is not None: log(history[-1])
         if checkpoint is not None and (epoch == n_epochs-1 or time.monotonic() - saved > checkpoint_every):
-            save_checkpoint(checkpoint, dict(config=config or {}, encoder_config=encoder.config, encoder=encoder.state_dict(), optimizer=optimizer.state_dict(), history=history))
+            save_checkpoint(checkpoint, _state(encoder, loss, optimizer, config=config, history=history))
             saved = time.monotonic()
     return history
 
-def _resume(encoder: Encoder, optimizer: torch.optim.Optimizer, checkpoint: Path|None, config: dict|None) -> list[dict]:
-    "Bring encoder and optimiser to where a checkpoint left them; the records of the epochs done."
-    if checkpoint is None or not checkpoint.exists(): return []
-    state = load_checkpoint(checkpoint, config or {}, next(encoder.parameters()).device)
-    encoder.load_state_dict(state['encoder'])
-    optimizer.load_state_dict(state['optimizer'])
-    return state['history']
-
-# %% ../nbs/60_trainer.ipynb #ebef1831
+# %% ../nbs/60_trainer.ipynb #6de872cc
 def load_encoder(
     path: Path, # A checkpoint written by `fit`
-    backbone: torch.nn.Module|None = None, # As the encoder was made with
+    backbone: nn.Module|None = None, # As the encoder was made with
     device: str|torch.device = 'cpu', # Where it goes
 ) -> Encoder: # In evaluation mode
     "The trained encoder of a checkpoint."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'write_video', 'VideoFile']
 
-# %% ../nbs/11_video.ipynb #b892fa83
+# %% ../nbs/11_video.ipynb #6656274e
 import hashlib
 import os
 import threading
@@ -19,6 +19,8 @@ from weakref import WeakValueDictionary
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
+
+from .core import replacing
 
 # %% ../nbs/11_video.ipynb #ed41f4a4
 SUFFIXES = ('.mp4', '.mkv', '.avi', '.mov', '.webm', '.m4v')  # files looked for in a folder of videos
@@ -49,7 +51,7 @@ def _encode(path: Path, frames: Iterable[np.ndarray], fps: Fraction, crf: int, n
         if n: container.mux(stream.encode(None))
     return n
 
-# %% ../nbs/11_video.ipynb #3f3a5b48
+# %% ../nbs/11_video.ipynb #05db6745
 def write_video(
     path: str|Path,               # Where to write; the suffix chooses the container: .mp4, .mkv, .mov or .m4v
     frames: Iterable[np.ndarray], # (H,W,3) uint8 RGB frames, all of one size, taken one at a time
@@ -62,11 +64,8 @@ def write_video(
     if not path.parent.is_dir(): raise FileNotFoundError(f'{path}: its folder does not exist')
     if not 0 < fps < 1000: raise ValueError(f'{path}: fps={fps} is not between 0 and 1000')
     if crf not in range(52): raise ValueError(f'{path}: crf={crf} is not a whole number from 0 to 51')
-    unfinished = path.with_name(f'.{path.stem}-{os.getpid()}{path.suffix.lower()}')
-    try:
+    with replacing(path) as unfinished:
         if not _encode(unfinished, frames, Fraction(fps).limit_denominator(1001), crf, path): raise ValueError(f'{path}: no frames to write')
-        os.replace(unfinished, path)
-    finally: unfinished.unlink(missing_ok=True)
     return path
 
 # %% ../nbs/11_video.ipynb #51d07bef
@@ -251,7 +250,9 @@ def _fetch(file: 'VideoFile', i: int) -> np.ndarray:
         if frame is not None: return _picture(reader, frame, file.shape[1:3])
     raise ValueError(f'{file.path}: frame {i} of {len(file)} does not decode; the file is damaged there, please encode it anew')
 
-# %% ../nbs/11_video.ipynb #ac719913
+# %% ../nbs/11_video.ipynb #ead683dc
+_VERSION = 1  # To be raised when the same file would decode to other frames
+
 class VideoFile:
     "A video file as a frame source: `len(file)` frames, `file[indices]` gives (n,H,W,3) uint8 RGB, upright."
     def __init__(self,
@@ -274,7 +275,7 @@ class VideoFile:
 
     def fingerprint(self) -> str:
         "Identity of the content: a hash of the file's bytes and of the size asked for."
-        if self._fingerprint is None: self._fingerprint = hashlib.sha256(hashlib.sha256(self.path.read_bytes()).digest() + repr(self.size).encode()).hexdigest()
+        if self._fingerprint is None: self._fingerprint = hashlib.sha256(hashlib.sha256(self.path.read_bytes()).digest() + repr((_VERSION, self.size)).encode()).hexdigest()
         return self._fingerprint
 
     def __getitem__(self,
