@@ -1,6 +1,7 @@
 """Whole runs, as a user starts them: the demo in small, joints, a folder of clips, a killed run."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,6 +53,19 @@ def test_demo_in_small(tmp_path, capsys):
     assert 'n_epochs: there 1, asked for 2' in capsys.readouterr().err
 
 
+def test_the_wheel_holds_every_module_and_works_without_nbdev(tmp_path):
+    root = Path(__file__).parent.parent
+    source = tmp_path/'source'
+    shutil.copytree(root, source, ignore=shutil.ignore_patterns('.git', '.venv', 'runs', 'nbs', '_proc', '_docs', '*.egg-info', 'build', '__pycache__'))
+    subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-build-isolation', '--target', tmp_path/'site', source], check=True, timeout=300)
+    modules = {p.relative_to(root) for p in (root/'lrprop').rglob('*') if p.suffix in ('.py', '.mp4') or p.name == 'LICENSE'}
+    assert len(modules) > 25 and all((tmp_path/'site'/m).exists() for m in modules)
+    script = "import sys; sys.modules.update(dict.fromkeys(('nbdev', 'execnb', 'fastcore', 'tslearn'))); import lrprop, lrprop.demo; from lrprop.data import four_cameras; print(lrprop.__file__, len(four_cameras()[0]))"
+    done = subprocess.run([sys.executable, '-c', script], cwd=tmp_path, env=os.environ | {'PYTHONPATH': str(tmp_path/'site')}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(tmp_path/'site/lrprop/__init__.py'), '100']
+
+
 @pytest.mark.skipif(not PENN.is_dir(), reason='no folder shared/data/penn_action beside the project')
 def test_penn_joints(tmp_path):
     words = ('train', '--dataset', 'penn_joints', '--root', PENN, '--action', 'jumping_jacks', '--n-epochs', 1, '--device', 'cpu')
@@ -63,9 +77,10 @@ def test_penn_joints(tmp_path):
 
 
 def test_unknown_action_lists_the_labelled_ones(tmp_path, capsys):
-    root = tmp_path if not PENN.is_dir() else PENN
-    assert lrprop('train', '--dataset', 'penn_joints', '--root', root, '--action', 'juggling', '--out', tmp_path/'run') == 1
-    assert 'juggling' in capsys.readouterr().err
+    assert lrprop('train', '--dataset', 'penn_joints', '--root', tmp_path, '--action', 'juggling', '--out', tmp_path/'run') == 1
+    message = capsys.readouterr().err
+    assert 'juggling' in message and 'jumping_jacks' in message and 'tennis_serve' in message
+    assert not (tmp_path/'run').exists()
 
 
 def moving_square(n, speed, shift):
@@ -80,8 +95,18 @@ def test_folder_of_unlabelled_clips(tmp_path):
     clips = tmp_path/'clips'
     clips.mkdir()
     for i in range(8): write_video(clips/f'{i}.mp4', moving_square(20 + 3*i, .6 + .2*i, i))
-    assert lrprop('train', '--dataset', 'folder', '--root', clips, '--n-frames', 12, '--n-epochs', 1, '--out', tmp_path/'run', '--device', 'cpu') in (0, 1)
-    if (tmp_path/'run/result.json').exists(): assert set(read(tmp_path/'run/result.json')['scores']) == {'tau'}
+    assert lrprop('train', '--dataset', 'folder', '--root', clips, '--n-frames', 12, '--n-epochs', 1, '--out', tmp_path/'run', '--device', 'cpu') == 0
+    assert set(read(tmp_path/'run/result.json')['scores']) == {'tau'}  # all that needs no labels
+
+
+def test_a_run_folder_belongs_to_its_data(tmp_path, capsys):
+    for name, shift in (('a', 0), ('b', 5)):
+        (tmp_path/name).mkdir()
+        for i in range(8): write_video(tmp_path/name/f'{i}.mp4', moving_square(16 + i, 1, i + shift))
+    def train(root): return lrprop('train', '--dataset', 'folder', '--root', root, '--n-frames', 8, '--n-epochs', 1, '--out', tmp_path/'run', '--device', 'cpu')
+    assert train(tmp_path/'a') == 0
+    assert train(tmp_path/'b') == 1
+    assert 'data: there' in capsys.readouterr().err
 
 
 def test_sigkill_and_resume_ends_with_the_same_weights(tmp_path):
@@ -98,21 +123,25 @@ rng = np.random.default_rng(0)
 videos = [Video(f'v{i}', rng.normal(size=(30, 4)).cumsum(0).astype('float32')) for i in range(4)]
 seed_torch_at(0, 'weights')
 encoder = Encoder(in_dim=4, n_frames=12, depth=1, hidden_dim=32, dim=32, emb_dim=16)
-fit(encoder, lrprop, videos, 12, n_epochs=30, checkpoint=Path(sys.argv[1]), checkpoint_every=0, log=lambda r: print(r['epoch'], flush=True))
+fit(encoder, lrprop, videos, 12, n_epochs=30, checkpoint=Path(sys.argv[1]), config={}, checkpoint_every=0, log=lambda r: print(r['epoch'], flush=True))
 '''
     def start(path): return subprocess.Popen([sys.executable, '-c', script, str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert start(tmp_path/'straight.pt').wait(timeout=300) == 0
     for kill_after in (4, 11):
         process = start(tmp_path/'killed.pt')
+        epochs = []
         for line in process.stdout:
-            if int(line) >= kill_after: break
+            epochs.append(int(line))
+            if epochs[-1] >= kill_after: break
         time.sleep(.01)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
+    assert epochs[0] >= 4  # the second start went on where the first was killed
     assert start(tmp_path/'killed.pt').wait(timeout=300) == 0
     straight, killed = (torch.load(tmp_path/f'{n}.pt', weights_only=True)['encoder'] for n in ('straight', 'killed'))
     assert all(torch.equal(straight[k], killed[k]) for k in straight)
-    assert sorted(p.name for p in tmp_path.iterdir() if p.suffix == '.pt') == ['killed.pt', 'straight.pt']
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['killed.pt', 'straight.pt']
+
 
 
 def test_training_from_images_moves_layer4_and_leaves_the_trunk(tmp_path):
