@@ -66,7 +66,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '.', 'doc_host': '.', 'git_u
                             'lrprop.cli.Train.run': ('cli.html#train.run', 'lrprop/cli.py'),
                             'lrprop.cli.main': ('cli.html#main', 'lrprop/cli.py')},
             'lrprop.core': { 'lrprop.core.Batch': ('core.html#batch', 'lrprop/core.py'),
-                             'lrprop.core.Batch.to': ('core.html#batch.to', 'lrprop/core.py'),
                              'lrprop.core.FrameSource': ('core.html#framesource', 'lrprop/core.py'),
                              'lrprop.core.FrameSource.__getitem__': ('core.html#framesource.__getitem__', 'lrprop/core.py'),
                              'lrprop.core.FrameSource.__len__': ('core.html#framesource.__len__', 'lrprop/core.py'),

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['FrameSource', 'content_hash', 'Video', 'Batch', 'rng_at', 'seed_torch_at', 'pick_device', 'check_choice', 'replacing']
 
-# %% ../nbs/00_core.ipynb #dd91bd89
+# %% ../nbs/00_core.ipynb #221a4218
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -60,7 +60,7 @@ class Video:
     @property
     def n_frames(self) -> int: return len(self.frames)
 
-# %% ../nbs/00_core.ipynb #0828ee28
+# %% ../nbs/00_core.ipynb #22b6a992
 @dataclass(frozen=True)
 class Batch:
     "V videos × K clips of T frames, as one training step sees them."
@@ -69,11 +69,6 @@ class Batch:
     seq_lens: Tensor   # (V,) int64 lengths of the original videos
     mask: Tensor       # (V, K, T) bool, True where a slot holds a real frame; always a prefix
     names: tuple[str, ...] = ()  # (V,) the videos' names
-
-    def to(self, device: str|torch.device) -> 'Batch':
-        "The same batch on another device."
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if f.name != 'names'}
-        return replace(self, **moved)
 
 # %% ../nbs/00_core.ipynb #7d9d9284
 def rng_at(
