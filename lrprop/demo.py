@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['N_EPOCHS', 'LR', 'show_alignment', 'true_match', 'save_figure', 'align_pouring', 'align_cameras', 'demo', 'report']
 
-# %% ../nbs/81_demo.ipynb #0fc72a68
+# %% ../nbs/81_demo.ipynb #3c9c5d33
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,15 +15,15 @@ from matplotlib.figure import Figure
 
 from .align import align, write_side_by_side
 from .backbone import cached_features, load_backbone
-from .core import Video, pick_device
+from .core import Video, pick_device, replacing
 from .data import four_cameras, warped_copy
 from .evaluate import Embed, embed_frozen, embed_trained
-from .experiments import DATASETS, METHODS, UNTRAINED, Experiment, claim_folder, load_videos, record_config, run, scores_table, write_json
+from .experiments import DATASETS, METHODS, UNTRAINED, Experiment, check_folder, claim_folder, load_videos, record_config, run, scores_table, write_json
 from .metrics import path_error
 from .trainer import load_encoder
 from .viz import format_scores, plot_aligned_frames, plot_alignment, plot_losses, plot_scores
 
-# %% ../nbs/81_demo.ipynb #a5dc2cbb
+# %% ../nbs/81_demo.ipynb #2bfab181
 def show_alignment(
     folder: Path,   # Gets NAME.mp4, NAME.png, NAME_frames.png and NAME.csv
     name: str,      # Of the files
@@ -38,7 +38,7 @@ def show_alignment(
     straight = np.stack([n, np.round(n * (len(y)-1) / (len(x)-1)).astype(int)], 1)
     error, straight_error = (path_error(p, x.progress, y.progress)[0] for p in (alignment.path, straight))
     write_side_by_side(folder/f'{name}.mp4', x, y, alignment)
-    alignment.to_csv(folder/f'{name}.csv')
+    alignment.to_csv(folder/f'{name}.csv', x.fps, y.fps)
     save_figure(plot_alignment(alignment, x.phases, y.phases, truth=true_match(x.progress, y.progress)), folder/f'{name}.png')
     save_figure(plot_aligned_frames([x, y], [alignment]), folder/f'{name}_frames.png')
     return dict(error=error, straight_line=straight_error)
@@ -48,16 +48,15 @@ def true_match(
     progress_y: np.ndarray, # (Ty,) clock of y
 ) -> np.ndarray: # (Tx,) frame of y, fractional, at which y's clock first reaches that of each frame of x
     "The true correspondence, for drawing."
-    return np.interp(progress_x, progress_y, np.arange(len(progress_y)))
+    clock, first = np.unique(progress_y, return_index=True)
+    return np.interp(progress_x, clock, first)
 
 def save_figure(
     figure: Figure, # Drawn
     path: Path,     # Where
 ) -> None:
-    "Write a figure and forget it."
-    import matplotlib.pyplot as plt
-    figure.savefig(path, dpi=110, bbox_inches='tight')
-    plt.close(figure)
+    "Write a figure, whole or not at all."
+    with replacing(path) as temporary: figure.savefig(temporary, dpi=110, bbox_inches='tight')
 
 # %% ../nbs/81_demo.ipynb #ee4fda0c
 def align_pouring(
@@ -83,7 +82,7 @@ def align_cameras(
     pairs = dict(warped_copy=warped_copy(view, seed), other_camera=warped_copy(other, seed))
     return {name: show_alignment(folder, f'align_{name}', view, y, (embed(view), embed(y)), center=True) for name, y in pairs.items()}
 
-# %% ../nbs/81_demo.ipynb #bb75bc8c
+# %% ../nbs/81_demo.ipynb #d8eb4585
 N_EPOCHS, LR = 60, 3e-4  # Of each method: the paper's 300 epochs at 1e-4 cut to about two minutes on two cores
 
 def demo(
@@ -91,19 +90,21 @@ def demo(
     n_epochs: int = N_EPOCHS,     # Of each trained method
     n_train: int|None = None,     # Training videos; None = the preset's
     n_val: int|None = None,       # Validation videos; None = the preset's
-    seed: int = 0,                # Of everything
+    seed: int = 0,                # Of weights, sampling, augmentation and the warp
     device: str = 'auto',         # 'auto', 'cpu', 'cuda', …
 ) -> dict: # What `result.json` holds: scores of every row, errors of every alignment
     "Make the built-in data, train SCL and LRProp, score them beside the untrained rows, align, and save everything."
     device = str(pick_device(device))
     base = Experiment(n_epochs=n_epochs, lr=LR, n_train=n_train, n_val=n_val, seed=seed)
-    claim_folder(folder, record_config(base))
+    config = record_config(base)
+    check_folder(folder, config)
     images = DATASETS['synthetic'](base)
     features = load_videos(base, device)
+    claim_folder(folder, config)
     results = {m: run(replace(base, method=m), folder/m, features, device) for m in (*UNTRAINED, *METHODS)}
     table = scores_table(list(results.values()))
-    table.to_csv(folder/'scores.csv')
-    (folder/'scores.md').write_text(format_scores(table) + '\n', encoding='utf-8')
+    for name, text in {'scores.csv': table.to_csv(), 'scores.md': format_scores(table) + '\n'}.items():
+        with replacing(folder/name) as temporary: temporary.write_text(text, encoding='utf-8')
     save_figure(plot_scores(table), folder/'scores.png')
     save_figure(plot_losses({m: results[m]['history'] for m in METHODS}), folder/'losses.png')
     embed = embed_trained(load_encoder(folder/'lrprop'/'checkpoint.pt', device=device))

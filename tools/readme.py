@@ -8,7 +8,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def cell_to_markdown(cell) -> str:
-    if cell.cell_type == 'markdown': return cell.source
+    if cell.cell_type == 'markdown':
+        return cell.source.replace('](images/', '](nbs/images/').replace('](contributing.ipynb)', '](CONTRIBUTING.md)')
     if cell.source.startswith('#| hide') or cell.cell_type != 'code': return ''
     source = '\n'.join(line for line in cell.source.splitlines() if not line.startswith('#|'))
     parts = [] if '#| echo: false' in cell.source else [f'```python\n{source.strip()}\n```']

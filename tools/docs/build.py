@@ -98,6 +98,7 @@ def build() -> None:
     config = yaml.safe_load((ROOT/'_quarto.yml').read_text(encoding='utf-8'))
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir()
+    if (ROOT/'nbs/images').is_dir(): shutil.copytree(ROOT/'nbs/images', OUT/'images')
     sections = config['website']['sidebar']['contents']
     pages = {c: Page(Path(c)) for s in sections for c in s['contents']}
     links = {name: page.href for name, page in pages.items()}
