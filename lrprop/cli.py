@@ -15,10 +15,10 @@ from typing import Annotated
 
 import tyro
 
-# %% ../nbs/82_cli.ipynb #43d79043
+# %% ../nbs/82_cli.ipynb #a789387d
 @dataclass
 class Demo:
-    "Train SCL and LRProp on the built-in videos, score them, and align real clips; about five minutes on two cores."
+    "Train SCL and LRProp on the built-in videos, score them, and align real clips; about six minutes on two cores."
     out: Path = Path('runs/demo') # Run folder; a stopped demo goes on from it
     n_epochs: int|None = None     # Epochs of each method; 60 if not given
     n_train: int|None = None      # Training videos; 28 if not given
