@@ -15,7 +15,7 @@ from typing import Annotated
 
 import tyro
 
-# %% ../nbs/82_cli.ipynb #a789387d
+# %% ../nbs/82_cli.ipynb #a1c408be
 @dataclass
 class Demo:
     "Train SCL and LRProp on the built-in videos, score them, and align real clips; about six minutes on two cores."
@@ -28,9 +28,9 @@ class Demo:
 
     def run(self) -> None:
         from lrprop.demo import N_EPOCHS, demo
-        demo(self.out, self.n_epochs or N_EPOCHS, self.n_train, self.n_val, self.seed, self.device)
+        demo(self.out, N_EPOCHS if self.n_epochs is None else self.n_epochs, self.n_train, self.n_val, self.seed, self.device)
 
-# %% ../nbs/82_cli.ipynb #91ae4ad0
+# %% ../nbs/82_cli.ipynb #f854dc23
 @dataclass
 class Train:
     "Train and score one method on one data set."
@@ -39,7 +39,7 @@ class Train:
     root: str|None = None       # penn_joints, folder: where the data lies
     action: str = 'pouring'     # penn_joints: which action
     preset: str = 'quick'       # synthetic: quick or paper
-    out: Path|None = None       # Run folder; runs/DATASET-ACTION-METHOD-sSEED if not given
+    out: Path|None = None       # Run folder; runs/DATASET-ACTION-METHOD-sSEED if not given (of a folder, its name for the action)
     backbone: str = 'efficientnet_lite0_grid' # Frame features of videos; joints have none
     n_epochs: int = 300         # Epochs
     lr: float = 1e-4            # First learning rate; falls along half a cosine

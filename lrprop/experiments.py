@@ -62,7 +62,7 @@ PAPER_SETTINGS = {  # action → T, λ1, λ2
     'pouring': (240, .01, .8),
 }
 
-# %% ../nbs/80_experiments.ipynb #26d935a3
+# %% ../nbs/80_experiments.ipynb #ea55eef4
 @dataclass(frozen=True)
 class Experiment:
     "One run: a method, a data set, and every number that matters."
@@ -106,8 +106,9 @@ class Experiment:
 
     @property
     def name(self) -> str:
-        "Method, data and seed, as a file name."
-        return f'{self.dataset}-{self.action}-{self.method}-s{self.seed}'
+        "Data, method and seed, as a file name."
+        what = Path(self.root).resolve().name if self.dataset == 'folder' and self.root else self.action
+        return f'{self.dataset}-{what}-{self.method}-s{self.seed}'
 
 # %% ../nbs/80_experiments.ipynb #8926229e
 QUICK_FRAMES = 48  # T for videos of 50–110 frames
