@@ -6,7 +6,10 @@
 __all__ = ['Lengths', 'cost_matrix', 'dtw_path', 'dtw_cost', 'dtw_matrix']
 
 # %% ../nbs/30_dtw.ipynb #9621d84f
+import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from math import inf, isqrt, nan
 
 import numpy as np
 import torch
@@ -15,6 +18,7 @@ from numba import njit
 from torch import Tensor
 
 from .core import check_choice
+from .dtw_gpu import _exact_triton, _has_kernel
 
 # %% ../nbs/30_dtw.ipynb #072aee6d
 def _tensor(v: Tensor|np.ndarray) -> Tensor:
@@ -43,48 +47,140 @@ def cost_matrix(
     sq = sq.clamp(min=0)
     return (sq if kind == 'sqeuclidean' else (sq + 1e-12).sqrt()).to(out)
 
-# %% ../nbs/30_dtw.ipynb #34b18b20
-@njit(cache=True, nogil=True, error_model='numpy')
-def _fill(D, step):
-    "Value of eq. 6; `step` gets 0 diagonal, 1 from (k-1,i), 2 from (k,i-1). NaN if a cost is NaN or -inf."
-    n_x, n_y = D.shape
-    r, valid = np.full(n_y, np.inf), True
-    for k in range(n_x):
-        diag, left = np.inf, np.inf
-        for i in range(n_y):
-            up = r[i]
-            best, s = diag, 0
-            if i == 0 or up < best: best, s = up, 1
-            if k == 0 or left < best: best, s = left, 2
-            if k == 0 and i == 0: best = 0.
-            valid &= D[k, i] > -np.inf
-            diag, left = up, D[k, i] + best
-            r[i], step[k, i] = left, s
-    return r[-1] if valid else np.nan
+# %% ../nbs/30_dtw.ipynb #fb750ad8
+_SAFE = dict(cache=True, nogil=True, error_model='numpy') # nogil: several threads, each with some of the pairs
+_FAST = _SAFE | dict(fastmath={'nsz', 'nnan'})
 
-# %% ../nbs/30_dtw.ipynb #1669d7a2
-@njit(cache=True, nogil=True)
-def _walk(step, path):
-    "Follow `step` back from the last corner; the path fills the end of `path`, and its length is returned."
-    k, i = step.shape[0] - 1, step.shape[1] - 1
-    n = 1
-    path[-1, 0], path[-1, 1] = k, i
-    while k > 0 or i > 0:
-        s = step[k, i]
-        if s != 2: k -= 1
-        if s != 1: i -= 1
-        n += 1
-        path[-n, 0], path[-n, 1] = k, i
+@njit(**_FAST)
+def _row(D, p, r, o, W, first, stop):
+    "Columns first <= i < stop of a row of eq. 6. Its costs start at D[p]; its border is r[o], its first column r[o+1], W behind the row above."
+    D, above, row = D[p:], r[o - W:], r[o:]
+    left = row[first]
+    for i in range(np.uint64(first), np.uint64(stop)):
+        left = D[i] + min(min(above[i], above[i + np.uint64(1)]), left)
+        row[i + np.uint64(1)] = left
+
+# %% ../nbs/30_dtw.ipynb #f76e6353
+@njit(**_FAST)
+def _four_rows(D, p, stride, r, o, W, n):
+    "Four rows of n >= 4 columns, as four calls of `_row`; `stride` is the number of costs from one row to the next."
+    for k in range(3): _row(D, p + k*stride, r, o + k*W, W, 0, 3 - k)
+    D0, D1, D2, D3 = D[p + 3:], D[p + stride + 2:], D[p + 2*stride + 1:], D[p + 3*stride:]
+    r0, r1, r2, r3 = r[o + 4:], r[o + W + 3:], r[o + 2*W + 2:], r[o + 3*W + 1:]
+    above = r[o - W + 4:]
+    up, up0, up1, up2 = r[o - W + 3], r[o + 2], r[o + W + 1], r[o + 2*W]                 # of the row above each, at the last column
+    left0, left1, left2, left3 = r[o + 3], r[o + W + 2], r[o + 2*W + 1], r[o + 3*W]
+    for i in range(np.uint64(n - 3)):
+        left3 = D3[i] + min(min(up2, left2), left3)
+        up2, r3[i] = left2, left3
+        left2 = D2[i] + min(min(up1, left1), left2)
+        up1, r2[i] = left1, left2
+        left1 = D1[i] + min(min(up0, left0), left1)
+        up0, r1[i] = left0, left1
+        left0 = D0[i] + min(min(up, above[i]), left0)
+        up, r0[i] = above[i], left0
+    for k in range(1, 4): _row(D, p + k*stride, r, o + k*W, W, n - k, n)
+
+# %% ../nbs/30_dtw.ipynb #7e80668b
+@njit(**_SAFE)
+def _columns(n_x, n_y, band, lo, hi):
+    "Columns lo <= i < hi that each row may use; a band below 0 is none."
+    reach, run = max(2*band, 1)*max(n_x - 1, n_y - 1), max(2*(n_x - 1), 1)
+    for k in range(n_x):
+        centre = 2*k*(n_y - 1)
+        lo[k] = max(0, -((reach - centre) // run)) if band >= 0 and n_x > 1 else 0
+        hi[k] = min(n_y, (centre + reach) // run + 1) if band >= 0 and n_x > 1 else n_y
+
+# %% ../nbs/30_dtw.ipynb #bf3965c0
+@njit(**_SAFE)
+def _fill(a, start, n, value):
+    "a[start:start+n] = value"
+    for k in range(np.uint64(n)): a[np.uint64(start) + k] = value
+
+@njit(**_SAFE)
+def _move(a, start, b, first, n):
+    "a[start:start+n] = b[first:first+n]; they must not overlap."
+    for k in range(np.uint64(n)): a[np.uint64(start) + k] = b[np.uint64(first) + k]
+
+@njit(**_SAFE)
+def _n_below(D, at, stride, n_x, lo, hi, bound):
+    "How many costs of a pair are less than `bound`, or NaN?"
+    n, least = 0, D.dtype.type(bound)
+    for k in range(n_x):
+        p = np.uint64(at + k*stride + lo[k])
+        for i in range(np.uint64(hi[k] - lo[k])): n += not D[p + i] >= least
     return n
 
-# %% ../nbs/30_dtw.ipynb #040988cb
-@njit(cache=True, nogil=True)
-def _pairs(cost, n_xy, value, path, n_path):
-    "DTW of every pair of a slice of a batch; the last three arguments are filled."
-    for b in range(len(cost)):
-        step = np.empty((n_xy[b, 0], n_xy[b, 1]), np.uint8)
-        value[b] = _fill(cost[b, :n_xy[b, 0], :n_xy[b, 1]], step)
-        n_path[b] = _walk(step, path[b])
+# %% ../nbs/30_dtw.ipynb #e74d7f55
+@njit(**_SAFE)
+def _rows(D, at, stride, first, stop, n_y, band, lo, hi, r, W):
+    "Rows first <= k < stop of a pair into r[W:]; r[:W] holds the row before."
+    k = first
+    while k < stop:
+        p, o = at + k*stride, (k - first + 1)*W
+        if band < 0 and n_y >= 4 and k + 4 <= stop:
+            for m in range(4): r[o + m*W] = inf
+            _four_rows(D, p, stride, r, o, W, n_y)
+            k += 4
+        else:
+            _fill(r, o, lo[k] + 1, inf)
+            _row(D, p, r, o, W, lo[k], hi[k])
+            _fill(r, o + hi[k] + 1, n_y - hi[k], inf)
+            k += 1
+
+@njit(**_SAFE)
+def _walk(r, W, first, k, i, open_begin, path, n):
+    "From cell k, i back to the row before `first`; the path fills `path` from place n towards its start."
+    while k >= first:
+        path[n, 0], path[n, 1] = k, i
+        n -= 1
+        o = (k - first + 1)*W + i
+        diag, up, left = r[o - W], r[o - W + 1], r[o]
+        if k == 0 and (i == 0 or open_begin and not left < diag): k = -1
+        elif k == 0 or i > 0 and left < diag and left < up: i -= 1
+        elif i == 0 or up < diag: k -= 1
+        else: k, i = k - 1, i - 1
+    return k, i, n
+
+# %% ../nbs/30_dtw.ipynb #b30a115f
+@njit(**_SAFE)
+def _exact_pairs(cost, n_xy, band, open_begin, open_end, height, value, path, n_path):
+    "Fill `value` of every pair (NaN where a cost is NaN or -inf) and, unless `path` has no batch, the end of its row of `path` and `n_path`; r is kept for `height` rows at a time."
+    B, T_x, T_y = cost.shape
+    D, W = cost.reshape(cost.size), T_y + 1
+    r, tops = np.empty((height + 1)*W), np.empty((T_x + height - 1)//height*W)
+    lo, hi = np.empty(T_x, np.int64), np.empty(T_x, np.int64)
+    for b in range(B):
+        n_x, n_y = n_xy[b, 0], n_xy[b, 1]
+        _columns(n_x, n_y, band, lo, hi)
+        at, last = b*T_x*T_y, (n_x - 1)//height
+        _fill(r, 0, W, 0. if open_begin else inf)
+        r[0] = 0
+        for block in range(last + 1):
+            if block: _move(r, 0, r, height*W, W)
+            _move(tops, block*W, r, 0, W)
+            _rows(D, at, T_y, block*height, min((block + 1)*height, n_x), n_y, band, lo, hi, r, W)
+        end, i = (n_x - last*height)*W + 1, n_y - 1
+        if open_end:
+            for j in range(n_y - 2, -1, -1):
+                if r[end + j] <= r[end + i]: i = j
+        value[b] = nan if _n_below(D, at, T_y, n_x, lo, hi, -np.finfo(D.dtype).max) else r[end + i]
+        if len(path) == 0: continue
+        k, n = n_x - 1, path.shape[1] - 1
+        for block in range(last, -1, -1):
+            if block < last:
+                _move(r, 0, tops, block*W, W)
+                _rows(D, at, T_y, block*height, (block + 1)*height, n_y, band, lo, hi, r, W)
+            k, i, n = _walk(r, W, block*height, k, i, open_begin, path[b], n)
+        n_path[b] = path.shape[1] - 1 - n
+
+# %% ../nbs/30_dtw.ipynb #38438d33
+@cache
+def _pool(n: int) -> ThreadPoolExecutor:
+    "Threads that wait for work."
+    return ThreadPoolExecutor(n)
+
+if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_pool.cache_clear) # a forked process has none of them
 
 def _over_batch(
     run,          # Called with `start, stop`
@@ -92,77 +188,136 @@ def _over_batch(
     n_cells: int, # Cells in the batch, padding included
 ) -> None:
     "Let `run` do all of a batch, in slices on several threads if there is enough to do."
-    n_threads = min(n, torch.get_num_threads()) if n_cells >= 500_000 else 1
-    cuts = np.linspace(0, n, n_threads + 1).astype(int)
-    if n_threads == 1: return run(0, n)
-    with ThreadPoolExecutor(n_threads) as pool: list(pool.map(run, cuts[:-1], cuts[1:]))
+    n_threads = min(n, torch.get_num_threads(), 1 + n_cells // 100_000)
+    cuts = [n*k//n_threads for k in range(n_threads + 1)]
+    others = [_pool(n_threads - 1).submit(run, *c) for c in zip(cuts[1:-1], cuts[2:])]
+    run(cuts[0], cuts[1])
+    for f in others: f.result()
 
-# %% ../nbs/30_dtw.ipynb #7ed1e6d1
+# %% ../nbs/30_dtw.ipynb #4b04321d
 Lengths = Tensor|np.ndarray|tuple|None # As `dtw_path` describes them
 
 def _batch(cost: Tensor|np.ndarray) -> Tensor:
-    "A cost as (B, Tx, Ty)."
+    "A cost as (B, Tx, Ty), float32 or float64."
     cost = _tensor(cost)
     if cost.ndim not in (2, 3) or 0 in cost.shape:
         raise ValueError(f'cost of shape {tuple(cost.shape)}; valid: (Tx, Ty) or (B, Tx, Ty), none of them 0')
-    return cost if cost.ndim == 3 else cost[None]
+    if cost.is_complex(): raise ValueError(f'cost of {cost.dtype}; valid: real numbers')
+    return (cost if cost.ndim == 3 else cost[None]).to(torch.promote_types(cost.dtype, torch.float32))
 
-def _lengths(lengths: Lengths, shape: tuple[int, ...]) -> np.ndarray:
-    "Valid lengths as (B, 2) int64, for a cost of `shape` (B, Tx, Ty)."
+def _lengths(lengths: Lengths, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    "Valid lengths as (B, 2) int64 on `device`, for a cost of `shape` (B, Tx, Ty)."
     B, *sizes = shape
-    if lengths is None: lengths = np.array(sizes)
-    host = lambda v: v.detach().cpu().numpy() if isinstance(v, Tensor) else np.asarray(v)
-    n = np.stack(np.broadcast_arrays(*map(host, lengths)), -1) if isinstance(lengths, tuple) else host(lengths)
-    if n.shape not in ((2,), (B, 2)) or n.dtype.kind not in 'iu':
-        raise ValueError(f'lengths are {n.dtype} of shape {n.shape}; valid: integers of shape ({B}, 2), or a tuple (of x, of y) of two of shape ({B},)')
-    n = np.array(np.broadcast_to(n, (B, 2)), np.int64, order='C')
-    if (bad := ((n < 1) | (n > sizes)).any(1)).any():
-        raise ValueError(f'lengths {n[bad][0].tolist()} of pair {bad.argmax()}; valid: 1 to {sizes[0]} and 1 to {sizes[1]}')
-    return n
+    if lengths is None: return torch.tensor(sizes, device=device).expand(B, 2)
+    as_is = lambda v: v if isinstance(v, Tensor) else torch.as_tensor(np.asarray(v))
+    n = torch.stack(torch.broadcast_tensors(*map(as_is, lengths)), -1) if isinstance(lengths, tuple) else as_is(lengths)
+    if tuple(n.shape) not in ((2,), (B, 2)) or n.is_floating_point() or n.dtype == torch.bool:
+        raise ValueError(f'lengths are {n.dtype} of shape {tuple(n.shape)}; valid: integers of shape ({B}, 2), or a tuple (of x, of y) of two of shape ({B},)')
+    n = n.to(torch.int64).expand(B, 2)
+    if n.device.type == 'cpu' and device.type != 'cpu': _refuse_lengths(n.numpy(), sizes) # on the CPU the kernel looks
+    return n.to(device, non_blocking=True)
+
+def _refuse_lengths(n: np.ndarray, sizes: tuple[int, ...]) -> None:
+    "Raise a `ValueError` naming the first pair whose lengths (B, 2) do not fit."
+    if (bad := (n < 1) | (n > sizes)).any():
+        b = int(bad.any(1).argmax())
+        raise ValueError(f'lengths {n[b].tolist()} of pair {b}; valid: 1 to {sizes[0]} and 1 to {sizes[1]}')
 
 def _refuse(cost: Tensor, n_xy: np.ndarray, bad: np.ndarray) -> None:
     "Raise a `ValueError` naming the first cell that is no cost, if any pair is `bad`."
     if not bad.any(): return
     b = int(bad.argmax())
     c = cost[b, :n_xy[b, 0], :n_xy[b, 1]]
-    k, i = (~(c > -torch.inf)).nonzero()[0].tolist()
+    k, i = (~(c > -inf)).nonzero()[0].tolist()
     raise ValueError(f'cost[{k}, {i}] of pair {b} is {c[k, i].item()}; valid: numbers, or inf for a forbidden cell')
 
-# %% ../nbs/30_dtw.ipynb #4e68eb1a
-def _solve(cost: Tensor|np.ndarray, lengths: Lengths) -> tuple[np.ndarray, list[np.ndarray]]:
-    "Values (B,) and the B paths."
-    cost = _batch(cost)
-    n_xy = _lengths(lengths, cost.shape)
-    D = cost.detach().to('cpu', torch.float64).contiguous().numpy()
-    B, T_x, T_y = D.shape
-    value, path, n = np.empty(B), np.empty((B, T_x + T_y - 1, 2), np.int64), np.empty(B, np.int64)
-    _over_batch(lambda a, b: _pairs(D[a:b], n_xy[a:b], value[a:b], path[a:b], n[a:b]), B, D.size)
-    _refuse(cost, n_xy, np.isnan(value))
-    return value, [p[-m:].copy() for p, m in zip(path, n)]
+def _band(band: int|None, open_begin: bool, open_end: bool) -> int:
+    "The band, -1 for none."
+    if band is None: return -1
+    if isinstance(band, bool) or not isinstance(band, (int, np.integer)) or band < 0: raise ValueError(f'band is {band!r}; valid: None, or a whole number of frames, 0 or more')
+    if open_begin or open_end: raise ValueError(f'band {band} with an open end; valid: one or the other, a band follows the line between the corners')
+    return int(band)
 
-# %% ../nbs/30_dtw.ipynb #fd7c619c
+# %% ../nbs/30_dtw.ipynb #e1013475
+def _solve_cpu(cost: Tensor, n_xy: Tensor, band: int, open_begin: bool, open_end: bool, paths: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "Values (B,), paths (B, Tx+Ty-1, 2) that fill the end of their rows, and their lengths (B,)."
+    D, n = cost.detach().cpu().contiguous().numpy(), n_xy.cpu().contiguous().numpy()
+    B, T_x, T_y = D.shape
+    _refuse_lengths(n, (T_x, T_y))
+    if D.size < 30_000: D = D.astype(np.float64, copy=False) # small costs do without a compilation for float32
+    height = max(32, 2**18//(T_y + 1)//4*4, isqrt(T_x)) if paths else 32 # rows of r: 2 MB, but at least the root of all
+    value, path, n_path = np.empty(B), np.empty((B if paths else 0, T_x + T_y - 1, 2), np.int64), np.zeros(B, np.int64)
+    _over_batch(lambda a, b: _exact_pairs(D[a:b], n[a:b], band, open_begin, open_end, min(height, T_x), value[a:b], path[a:b], n_path[a:b]), B, D.size)
+    _refuse(cost, n, np.isnan(value))
+    return value, path, n_path
+
+# %% ../nbs/30_dtw.ipynb #7d93e60d
+def _solve(cost: Tensor|np.ndarray, lengths: Lengths, band: int|None, open_begin: bool, open_end: bool, paths: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "As `_solve_cpu`, of whatever a door is given."
+    cost = _batch(cost)
+    n_xy, band = _lengths(lengths, cost.shape, cost.device), _band(band, open_begin, open_end)
+    if _has_kernel(cost): return tuple(v.cpu().numpy() for v in _exact_triton(cost.detach(), n_xy, band, open_begin, open_end))
+    return _solve_cpu(cost, n_xy, band, open_begin, open_end, paths)
+
 def dtw_path(
-    cost: Tensor|np.ndarray, # (Tx, Ty), or (B, Tx, Ty) for a batch; inf forbids a cell
-    lengths: Lengths = None, # Valid lengths: (B, 2), or a tuple (of x, of y) of two (B,) or ints; None for all
+    cost: Tensor|np.ndarray,  # (Tx, Ty), or (B, Tx, Ty) for a batch; inf forbids a cell
+    lengths: Lengths = None,  # Valid lengths: (B, 2), or a tuple (of x, of y) of two (B,) or ints; None for all
+    band: int|None = None,    # Frames of the shorter clip that the path may be off the straight line; None for any
+    open_begin: bool = False, # May the path start at any frame of y?
+    open_end: bool = False,   # May the path stop at any frame of y?
 ) -> tuple[float|np.ndarray, np.ndarray|list[np.ndarray]]: # Value and (n, 2) int64 path; for a batch (B,) float64 and B paths
-    "Cheapest monotone path from the first corner to the last (eqs. 5-6, SPEC A.6.2-3); `ValueError` for wrong shapes or lengths, NaN and -inf."
-    value, paths = _solve(cost, lengths)
+    "Cheapest monotone path from the first corner to the last (eqs. 5-6, SPEC A.6.2-3); `ValueError` for wrong shapes, lengths or options, NaN and -inf (on a GPU these give the value NaN)."
+    value, path, n = _solve(cost, lengths, band, open_begin, open_end)
+    paths = [p[len(p) - m:].copy() for p, m in zip(path, n.tolist())]
     return (value, paths) if np.ndim(cost) == 3 else (float(value[0]), paths[0])
 
 def dtw_cost(
-    cost: Tensor|np.ndarray, # As for `dtw_path`
-    lengths: Lengths = None, # As for `dtw_path`
+    cost: Tensor|np.ndarray,  # As for `dtw_path`
+    lengths: Lengths = None,  # As for `dtw_path`
+    band: int|None = None,    # As for `dtw_path`
+    open_begin: bool = False, # As for `dtw_path`
+    open_end: bool = False,   # As for `dtw_path`
 ) -> float|np.ndarray: # The value; for a batch (B,) float64
-    "Cost of the cheapest path (eq. 5)."
-    return dtw_path(cost, lengths)[0]
+    "Cost of the cheapest path (eq. 5); errors as for `dtw_path`."
+    value = _solve(cost, lengths, band, open_begin, open_end, paths=False)[0]
+    return value if np.ndim(cost) == 3 else float(value[0])
+
+# %% ../nbs/30_dtw.ipynb #c10ab202
+def _fold(op, in_dims: tuple, cost: Tensor, n_xy: Tensor, rest: tuple) -> tuple[tuple|Tensor, tuple|int]:
+    "`vmap` of an operator on (B, Tx, Ty): the mapped dimension joins the batch, and leaves it again."
+    size = next(x.shape[d] for x, d in zip((cost, n_xy), in_dims) if d is not None)
+    front = [x.movedim(d, 0) if d is not None else x.expand(size, *x.shape) for x, d in zip((cost, n_xy), in_dims)]
+    out = op(*(x.flatten(0, 1) for x in front), *rest)
+    split = lambda v: v.reshape(size, -1, *v.shape[1:]) if v.numel() else v.new_zeros(size, *v.shape)
+    return (tuple(map(split, out)), (0,)*len(out)) if isinstance(out, tuple) else (split(out), 0)
+
+@torch.library.custom_op('lrprop::dtw_matrix', mutates_args=())
+def _dtw_matrix(cost: Tensor, n_xy: Tensor, band: int, open_begin: bool, open_end: bool) -> Tensor:
+    if _has_kernel(cost):
+        _, path, n = _exact_triton(cost, n_xy, band, open_begin, open_end)
+        on_path = torch.arange(path.shape[1], device=cost.device) >= path.shape[1] - n[:, None]
+        flat = torch.where(on_path, path[..., 0]*cost.shape[2] + path[..., 1], cost[0].numel())
+        return cost.new_zeros(len(cost), cost[0].numel() + 1, dtype=torch.bool).scatter_(1, flat, True)[:, :-1].reshape(cost.shape)
+    _, path, n = _solve_cpu(cost, n_xy, band, open_begin, open_end)
+    A = np.zeros(cost.shape, bool)
+    for a, p, m in zip(A, path, n.tolist()): a[p[-m:, 0], p[-m:, 1]] = True
+    return torch.from_numpy(A).to(cost.device)
+
+@_dtw_matrix.register_fake
+def _(cost, n_xy, band, open_begin, open_end): return cost.new_empty(cost.shape, dtype=torch.bool)
+
+@_dtw_matrix.register_vmap
+def _(info, in_dims, cost, n_xy, *rest): return _fold(_dtw_matrix, in_dims[:2], cost, n_xy, rest)
 
 # %% ../nbs/30_dtw.ipynb #dabd7ea7
 def dtw_matrix(
-    cost: Tensor|np.ndarray, # As for `dtw_path`
-    lengths: Lengths = None, # As for `dtw_path`
+    cost: Tensor|np.ndarray,  # As for `dtw_path`
+    lengths: Lengths = None,  # As for `dtw_path`
+    band: int|None = None,    # As for `dtw_path`
+    open_begin: bool = False, # As for `dtw_path`
+    open_end: bool = False,   # As for `dtw_path`
 ) -> Tensor: # Bool of the shape of `cost` and on its device, True on the path; False beyond the lengths
-    "The best 0/1 alignment matrix A of eq. 5."
-    paths = _solve(cost, lengths)[1]
-    A = np.zeros(_batch(cost).shape, bool)
-    for a, path in zip(A, paths): a[path[:, 0], path[:, 1]] = True
-    return torch.from_numpy(A).reshape(np.shape(cost)).to(_tensor(cost).device)
+    "The best 0/1 alignment matrix A of eq. 5; errors as for `dtw_path`."
+    D = _batch(cost)
+    A = torch.ops.lrprop.dtw_matrix(D.detach(), _lengths(lengths, D.shape, D.device), _band(band, open_begin, open_end), open_begin, open_end)
+    return A.reshape(np.shape(cost))
