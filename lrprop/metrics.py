@@ -8,10 +8,12 @@ __all__ = ['drop_unlabelled', 'phase_classification', 'progression_targets', 'ph
 
 # %% ../nbs/61_metrics.ipynb #8bec7574
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from scipy.spatial.distance import cdist
+import torch
+from numba import njit
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.svm import SVC
 
@@ -97,24 +99,132 @@ def phase_progression(
     model = LinearRegression().fit(np.concatenate(train_embs), target(train_labels))
     return float(model.score(np.concatenate(embs), target(labels)))
 
+# %% ../nbs/61_metrics.ipynb #408be449
+@njit(cache=True, nogil=True, error_model='numpy')
+def _square_distances(x, y, D):
+    "Fill `D[i, j]` with the sum over k, in order, of `(x[i, k] - y[k, j])²`. All C-contiguous; k a multiple of 4; `D` may be larger."
+    n_x, n_y = len(x), y.shape[1]
+    for a in range(0, n_y, 512): # columns that stay in the cache
+        b = min(a + 512, n_y)
+        for i in range(0, n_x, 2):
+            p, q = max(0, min(i, n_x - 2)), min(i + 1, n_x - 1) # an odd last row is done together with the one before
+            D_p, D_q = D[p, a:b], D[q, a:b]
+            D_p[:], D_q[:] = 0, 0
+            for k in range(0, x.shape[1], 4):
+                p0, p1, p2, p3 = x[p, k], x[p, k + 1], x[p, k + 2], x[p, k + 3]
+                q0, q1, q2, q3 = x[q, k], x[q, k + 1], x[q, k + 2], x[q, k + 3]
+                y0, y1, y2, y3 = y[k, a:b], y[k + 1, a:b], y[k + 2, a:b], y[k + 3, a:b]
+                for j in range(b - a):
+                    v, w = D_p[j], D_q[j]
+                    D_p[j] = v + (p0 - y0[j])**2 + (p1 - y1[j])**2 + (p2 - y2[j])**2 + (p3 - y3[j])**2
+                    D_q[j] = w + (q0 - y0[j])**2 + (q1 - y1[j])**2 + (q2 - y2[j])**2 + (q3 - y3[j])**2
+
+# %% ../nbs/61_metrics.ipynb #b3f54255
+_CELLS = 2**20 # Distances in memory at a time, in float64 or four times as many in float32; or those of the largest pair of videos
+
+def _filter(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.float32]:
+    "float32 factors whose product is the rough squared distance, up to a common scale; and 2ε. All 0 where float32 cannot serve."
+    c = frames - frames.mean(0)
+    sq = np.einsum('td,td->t', c, c)
+    left = np.ones((len(c), c.shape[1] + 2), np.float32)
+    left[:, :-2], left[:, -2] = (c / np.sqrt(sq.max()), sq / sq.max()) if 1e-280 < sq.max() < 1e280 else (0, 0)
+    right = -2 * left
+    right[:, -2], right[:, -1] = 1, left[:, -2]
+    return left, right, np.float32(8 * (c.shape[1] + 8) * 2.**-24)
+
+def _threads(run: Callable[[int, int], None], n: int, n_cells: int) -> None:
+    "Let `run(start, stop)` do all of n, in slices on several threads if there is enough to do."
+    n_threads = min(n, torch.get_num_threads()) if n_cells >= 2**17 else 1
+    cuts = np.linspace(0, n, n_threads + 1).astype(int)
+    if n_threads == 1: return run(0, n)
+    with ThreadPoolExecutor(n_threads) as pool: list(pool.map(run, cuts[:-1], cuts[1:]))
+
 # %% ../nbs/61_metrics.ipynb #718ed701
 def _strided(embs: list[np.ndarray], stride: int) -> list[np.ndarray]:
     "Every `stride`-th row of each array."
     if stride < 1: raise ValueError(f'stride {stride}; valid: 1 or more')
     return [e[::stride] for e in embs]
 
-def _neighbours(embs: list[np.ndarray]) -> Iterator[tuple[int, int, np.ndarray]]:
-    "Yield i, j and, for each frame of video i, its nearest frame in video j; the first one on ties."
-    cuts = np.cumsum([len(e) for e in embs])[:-1]
-    for i, x in enumerate(embs):
-        D = np.split(cdist(x, np.concatenate(embs), 'sqeuclidean'), cuts, 1)
-        yield from ((i, j, d.argmin(1)) for j, d in enumerate(D) if j != i)
+@njit(cache=True, nogil=True)
+def _square_distance(x, y):
+    "As `_square_distances`, of two frames."
+    s = 0.
+    for k in range(len(x)): s += (x[k] - y[k])**2
+    return s
 
-def _tau_b(nn: np.ndarray) -> float:
-    "Kendall's tau-b of a sequence against its index; NaN if it is constant."
-    order = np.triu(np.sign(nn - nn[:, None]), 1)
-    n_pairs, n_untied = len(nn) * (len(nn) - 1) / 2, np.count_nonzero(order)
-    return float(order.sum() / np.sqrt(n_pairs * n_untied)) if n_untied else float('nan')
+@njit(cache=True, nogil=True)
+def _first_nearest(rough, limit, x, y):
+    "Of the rows of `y` whose `rough` distance is within `limit`, the nearest to `x`, the first on ties."
+    best, least = 0, np.inf
+    for j in range(len(rough)):
+        if rough[j] <= limit:
+            d = _square_distance(x, y[j])
+            if d < least: best, least = j, d
+    return best
+
+@njit(cache=True, nogil=True, error_model='numpy', fastmath={'nnan', 'nsz'})
+def _both_ways(rough, x, y, cuts, slack, of_x, of_y):
+    "Fill `of_x[s, t]` with the frame nearest to x[t] of video s, y[cuts[s]:cuts[s+1]], and `of_y[j]` with the frame of x nearest to y[j]."
+    for s in range(len(cuts) - 1):
+        a, b = cuts[s], cuts[s + 1]
+        limit_x, limit_y = np.full(len(x), np.float32(np.inf)), np.full(b - a, np.float32(np.inf)) # the smallest so far
+        for t in range(len(x)):
+            r, low = rough[t, a:b], limit_x[t]
+            for j in range(b - a): low, limit_y[j] = min(low, r[j]), min(limit_y[j], r[j])
+            limit_x[t] = low + slack
+        limit_y += slack
+        n_y, sum_y = np.zeros(b - a, np.int32), np.zeros(b - a, np.int32) # of the frames within the limit; of one, the sum is its number
+        for t in range(len(x)):
+            r, limit, n_x, sum_x = rough[t, a:b], limit_x[t], np.int32(0), np.int32(0)
+            for j in range(b - a):
+                in_x, in_y = np.int32(r[j] <= limit), np.int32(r[j] <= limit_y[j])
+                n_x, sum_x = n_x + in_x, sum_x + in_x * np.int32(j)
+                n_y[j] += in_y
+                sum_y[j] += in_y * np.int32(t)
+            of_x[s, t] = sum_x if n_x == 1 else _first_nearest(r, limit, x[t], y[a:b])
+        for j in range(b - a): of_y[a + j] = sum_y[j] if n_y[j] == 1 else _first_nearest(rough[:, a + j], limit_y[j], y[a + j], x)
+
+def _neighbours(embs: list[np.ndarray]) -> Iterator[tuple[int, int, np.ndarray]]:
+    "Yield i, j and, for each frame of video i, its nearest frame in video j, the first one on ties; (j, i) follows (i, j)."
+    frames, cuts = np.concatenate(embs), np.cumsum([0, *map(len, embs)])
+    left, right, slack = _filter(frames)
+    room = np.empty(max(_CELLS, max(map(len, embs))**2), np.float32)
+    for i, x in enumerate(embs[:-1]):
+        j, stop = i + 1, 0
+        while j < len(embs):
+            stop = max(j + 1, np.searchsorted(cuts, cuts[j] + _CELLS // len(x), 'right') - 1) # videos j to stop are searched together
+            y, at = frames[cuts[j]:cuts[stop]], cuts[j:stop + 1] - cuts[j]
+            rough = np.matmul(left[cuts[i]:cuts[i + 1]], right[cuts[j]:cuts[stop]].T, out=room[:len(x) * len(y)].reshape(len(x), -1))
+            of_x, of_y = np.empty((stop - j, len(x)), np.int64), np.empty(len(y), np.int64)
+            _threads(lambda a, b: _both_ways(rough, x, y, at[a:b + 1], slack, of_x[a:b], of_y), stop - j, rough.size)
+            for s in range(stop - j):
+                yield i, j + s, of_x[s]
+                yield j + s, i, of_y[at[s]:at[s + 1]]
+            j = stop
+
+# %% ../nbs/61_metrics.ipynb #dab92f25
+@njit(cache=True, nogil=True)
+def _n_up_to(tree, v):
+    "How many of the numbers in a Fenwick tree are below v."
+    n = 0
+    while v > 0:
+        n += tree[v]
+        v -= v & -v
+    return n
+
+@njit(cache=True, nogil=True)
+def _tau_b(nn):
+    "Kendall's tau-b of a sequence of frame numbers against its index; NaN if it is constant."
+    tree, in_order, untied = np.zeros(nn.max() + 2, np.int64), 0, 0
+    for t in range(len(nn)):
+        below, above = _n_up_to(tree, nn[t]), t - _n_up_to(tree, nn[t] + 1)
+        in_order += below - above
+        untied += below + above
+        v = nn[t] + 1
+        while v < len(tree):
+            tree[v] += 1
+            v += v & -v
+    return in_order / np.sqrt(len(nn) * (len(nn) - 1) / 2 * untied) if untied else np.nan
 
 # %% ../nbs/61_metrics.ipynb #05d6a180
 def kendalls_tau(
@@ -129,6 +239,52 @@ def kendalls_tau(
     return float(known.mean()) if len(known) else 0.
 
 # %% ../nbs/61_metrics.ipynb #a771e2dc
+@njit(cache=True, nogil=True, error_model='numpy')
+def _kth(rough, short):
+    "The k-th smallest of `rough`; `short` has room for k."
+    short[:] = np.inf
+    for r in rough:
+        if r < short[-1]:
+            m = len(short) - 1
+            while m > 0 and r < short[m - 1]:
+                short[m] = short[m - 1]
+                m -= 1
+            short[m] = r
+    return short[-1]
+
+@njit(cache=True, nogil=True, error_model='numpy')
+def _k_nearest(rough, own, x, y, slack, found):
+    "Fill each row of `found` with the rows of `y` nearest to that of `x`, but for rows own[0]:own[1]; the first ones on ties."
+    k = found.shape[1]
+    short, near, true = np.empty(k, rough.dtype), np.empty(len(y), np.int64), np.empty(len(y))
+    for t in range(len(x)):
+        r = rough[t]
+        r[own[t, 0]:own[t, 1]] = np.inf
+        if k <= 64: limit = _kth(r, short) + slack
+        else: # a short list would be slow
+            true[:] = r
+            limit = r[np.argsort(true, kind='mergesort')[k - 1]] + slack
+        n = 0
+        for j in range(len(r)):
+            if r[j] <= limit:
+                near[n] = j
+                n += 1
+        for m in range(n): true[m] = _square_distance(x[t], y[near[m]])
+        found[t] = near[np.argsort(true[:n], kind='mergesort')[:k]]
+
+def _nearest_of_others(embs: list[np.ndarray], k: int) -> np.ndarray:
+    "For each frame of all videos, the k nearest of other videos, (sum of T_i, k), as rows of all frames."
+    frames, cuts = np.concatenate(embs), np.cumsum([0, *map(len, embs)])
+    left, right, slack = _filter(frames)
+    own = np.repeat(np.stack([cuts[:-1], cuts[1:]], 1), np.diff(cuts), 0)
+    found, rows = np.empty((len(frames), k), np.int64), max(1, 4 * _CELLS // len(frames))
+    room = np.empty((min(rows, len(frames)), len(frames)), np.float32)
+    for i in range(0, len(frames), rows):
+        x, o, f = (v[i:i + rows] for v in (frames, own, found))
+        rough = np.matmul(left[i:i + rows], right.T, out=room[:len(x)])
+        _threads(lambda a, b: _k_nearest(rough[a:b], o[a:b], x[a:b], frames, slack, f[a:b]), len(x), rough.size)
+    return found
+
 def average_precision(
     embs: Sequence[np.ndarray],   # One (T_i, d) array per video, at least 2 videos
     labels: Sequence[np.ndarray], # One (T_i,) array of phases per video
@@ -138,23 +294,48 @@ def average_precision(
     "How many of a frame's nearest frames in other videos show its phase? (SPEC C.4)"
     embs, labels = drop_unlabelled(embs, labels, n_min=2)
     embs, labels, ks = _strided(embs, stride), _strided(labels, stride), np.atleast_1d(k).tolist()
-    precision = []
-    for i, (x, y) in enumerate(zip(embs, labels)):
-        others, phases = (np.concatenate(a[:i] + a[i + 1:]) for a in (embs, labels))
-        if not 1 <= min(ks) <= max(ks) <= len(others):
-            raise ValueError(f'k = {k}, but video {i} has {len(others)} frames of other videos to search; valid: 1 to {len(others)}')
-        nearest = cdist(x, others, 'sqeuclidean').argsort(1, kind='stable')[:, :max(ks)]
-        hit = phases[nearest] == y[:, None]
-        precision.append([hit[:, :n].mean() for n in ks])
+    n_frames = np.array([len(e) for e in embs])
+    n_others = n_frames.sum() - n_frames
+    for i, n in enumerate(n_others):
+        if not 1 <= min(ks) <= max(ks) <= n:
+            raise ValueError(f'k = {k}, but video {i} has {n} frames of other videos to search; valid: 1 to {n}')
+    phases = np.concatenate(labels)
+    hit = phases[_nearest_of_others(embs, max(ks))] == phases[:, None]
+    precision = [[h[:, :n].mean() for n in ks] for h in np.split(hit, np.cumsum(n_frames)[:-1])]
     scores = np.mean(precision, 0).tolist()
     return dict(zip(ks, scores)) if np.ndim(k) else scores[0]
 
 # %% ../nbs/61_metrics.ipynb #376e672d
-def _paths(embs: list[np.ndarray], kind: str) -> Iterator[tuple[int, int, np.ndarray]]:
-    "Yield i, j and the DTW path between videos i < j."
-    for i, x in enumerate(embs[:-1]):
-        D, cuts = cost_matrix(x, np.concatenate(embs[i + 1:]), kind), np.cumsum([len(e) for e in embs[i + 1:]])[:-1]
-        for j, d in enumerate(np.split(D.numpy(), cuts, 1), i + 1): yield i, j, dtw_path(d)[1]
+@njit(cache=True, nogil=True, error_model='numpy')
+def _pair_distances(rows, columns, at, D, root):
+    "Distances of every pair b of a batch: frames at[b, 0]:at[b, 1] of all frames to at[b, 2]:at[b, 3]; the rest of `D` is left alone."
+    d = rows.shape[1]
+    for b in range(len(at)):
+        i, i_end, j, j_end = at[b]
+        _square_distances(rows[i:i_end], columns[j * d:j_end * d].reshape(d, j_end - j), D[b])
+        if root:
+            for t in range(i_end - i):
+                D_t = D[b, t, :j_end - j]
+                for k in range(len(D_t)): D_t[k] = np.sqrt(D_t[k])
+
+def _paths(embs: list[np.ndarray], kind: str) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+    "Yield batches of pairs of videos i < j, as (n, 2) numbers, and the n DTW paths between them."
+    check_choice('kind of cost', kind, ('euclidean', 'sqeuclidean', 'cosine'))
+    cuts, n_frames, pairs = np.cumsum([0, *map(len, embs)]), np.array([len(e) for e in embs]), np.stack(np.triu_indices(len(embs), 1), 1)
+    pairs = pairs[np.lexsort((pairs[:, 1], n_frames[pairs[:, 1]], n_frames[pairs[:, 0]] // 16))] # like lengths, and the same y, side by side
+    rows = np.pad(np.concatenate(embs), ((0, 0), (0, -embs[0].shape[1] % 4)))
+    columns = np.concatenate([x.T.ravel() for x in np.split(rows, cuts[1:-1])]) # of one video after the other
+    room = np.empty(max(_CELLS, n_frames.max()**2))
+    while len(pairs):
+        shape = np.maximum.accumulate(n_frames[pairs], 0) # of a batch of the first 1, 2, … pairs
+        n = max(1, np.searchsorted(shape.prod(1) * np.arange(1, len(pairs) + 1), _CELLS, 'right'))
+        batch, pairs, shape = pairs[:n], pairs[n:], (n, *shape[n - 1])
+        D = room[:np.prod(shape)].reshape(shape)
+        at = np.stack([cuts[batch[:, 0]], cuts[batch[:, 0] + 1], cuts[batch[:, 1]], cuts[batch[:, 1] + 1]], 1)
+        if kind == 'cosine':
+            for d, (i, j) in zip(D, batch): d[:len(embs[i]), :len(embs[j])] = cost_matrix(embs[i], embs[j], kind)
+        else: _threads(lambda a, b: _pair_distances(rows, columns, at[a:b], D[a:b], kind == 'euclidean'), n, D.size)
+        yield batch, dtw_path(torch.from_numpy(D), n_frames[batch])[1]
 
 def dtw_accuracy(
     embs: Sequence[np.ndarray],   # One (T_i, d) array per video, at least 2 videos
@@ -163,7 +344,12 @@ def dtw_accuracy(
 ) -> float: # In [0, 1]
     "How often does the DTW path pair frames of the same phase? (SPEC C.5)"
     embs, labels = drop_unlabelled(embs, labels, n_min=2)
-    return float(np.mean([(labels[i][p[:, 0]] == labels[j][p[:, 1]]).mean() for i, j, p in _paths(embs, kind)]))
+    phases, first, scores = np.concatenate(labels), np.cumsum([0, *map(len, labels)]), []
+    for pairs, paths in _paths(embs, kind):
+        n = np.array([len(p) for p in paths])
+        x, y = (np.concatenate(paths) + np.repeat(first[pairs], n, 0)).T # cells of all paths, as rows of all frames
+        scores.append(np.add.reduceat(phases[x] == phases[y], np.cumsum(n) - n, dtype=float) / n)
+    return float(np.concatenate(scores).mean())
 
 # %% ../nbs/61_metrics.ipynb #3ee11cca
 def _when(p: np.ndarray, clock: np.ndarray, side: str) -> np.ndarray:
@@ -212,4 +398,4 @@ def alignment_error(
     if len(embs) != len(clocks): raise ValueError(f'progress of {len(clocks)} for embeddings of {len(embs)} videos')
     for i, (e, c) in enumerate(zip(embs, clocks)):
         if len(e) != len(c): raise ValueError(f'video {i}: progress of {len(c)} for {len(e)} frames')
-    return float(np.mean([path_error(p, clocks[i], clocks[j])[1] for i, j, p in _paths(embs, kind)]))
+    return float(np.mean([path_error(p, clocks[i], clocks[j])[1] for pairs, paths in _paths(embs, kind) for (i, j), p in zip(pairs, paths)]))
