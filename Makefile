@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := settings.ini setup.py pyproject.toml
 
-.PHONY: demo test docs clean
+.PHONY: demo test docs bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -31,6 +31,11 @@ $(VENV)/.installed: $(BIN)/python $(SETUP)
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --editable '.[dev]'
 	@touch $@
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/metrics.py
 
 clean:
 	rm -rf _proc _docs build dist *.egg-info
