@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../nbs/31_kernels.ipynb #2cd97bda
-from math import factorial, inf, isqrt, log, log2, nan
+from math import factorial, inf, isqrt, log, log2, nan, sqrt
 
 import numpy as np
 import torch
@@ -214,17 +214,19 @@ def _up(E, at, stride, n_x, lo, hi, i0, V, table, below, seed, w, q0):
     _collect(E, at, stride, n_x, lo, hi, i0, j0, table, S)
     if j0: below[j0 - 1] = V[_TOP]*max(0, 1 - w[q0 + _TOP] - w[q0 + _W + _TOP])
 
-# %% ../nbs/31_kernels.ipynb #7ce9b0db
+# %% ../nbs/31_kernels.ipynb #4c5a99ff
 _NEAR = 2.**-10 # Squared distances below this share of the squared lengths are made anew
 
-@njit(**_FAST)
+_SUMS = _SAFE | dict(fastmath={'contract', 'nsz', 'nnan', 'arcp', 'reassoc'}) # sums in lanes
+
+@njit(**_SUMS)
 def _square(x, i, y, j):
     "Squared distance of two rows."
     s = x.dtype.type(0)
     for k in range(x.shape[1]): s += (x[i, k] - y[j, k])*(x[i, k] - y[j, k])
     return s
 
-@njit(**_FAST)
+@njit(**_SUMS)
 def _squares(x, xx):
     "Squared length of each row."
     for i in range(len(x)):
@@ -232,56 +234,58 @@ def _squares(x, xx):
         for k in range(x.shape[1]): s += x[i, k]*x[i, k]
         xx[i] = s
 
-@njit(**_SAFE)
+@njit(**_SUMS)
 def _distances(x, y, xx, yy, dots, n_x, lo, hi, kind):
     "Turn dot products into distances: 0 squared, 1 plain, 2 one minus the product; `xx`, `yy` get the squared lengths."
     two, one, tiny, near, zero = dots.dtype.type(2), dots.dtype.type(1), dots.dtype.type(1e-12), dots.dtype.type(_NEAR), dots.dtype.type(0)
     _squares(x, xx)
     _squares(y, yy)
     for i in range(n_x):
-        row, a, n = dots[i], np.uint64(lo[i]), np.uint64(hi[i])
-        if kind == 2:
-            for j in range(a, n): row[j] = max(zero, one - row[j])
-            continue
-        n_near = 0
-        for j in range(a, n):
-            s = xx[i] + yy[j]
-            row[j] = s - two*row[j]
-            n_near += not row[j] >= near*s
-        for j in range(a, n if n_near else a):
-            if not row[j] >= near*(xx[i] + yy[j]): row[j] = _square(x, i, y, j)
-        if kind == 1:
-            for j in range(a, n): row[j] = np.sqrt(row[j] + tiny)
+        row = dots[i]
+        for first in range(lo[i], hi[i], 64): # near cells lie together: most stretches have none
+            a, n, n_near = np.uint64(first), np.uint64(min(first + 64, hi[i])), 0
+            if kind == 2:
+                for j in range(a, n): row[j] = max(zero, one - row[j])
+                continue
+            for j in range(a, n):
+                s = xx[i] + yy[j]
+                square = s - two*row[j]
+                row[j] = square
+                n_near += square < near*s
+            for j in range(a, n if n_near else a):
+                if row[j] < near*(xx[i] + yy[j]): row[j] = _square(x, i, y, j)
+            if kind == 1:
+                for j in range(a, n): row[j] = sqrt(row[j] + tiny)
 
-@njit(**_SAFE)
+@njit(**_SUMS)
 def _pull(x, y, xx, yy, D, E, n_x, lo, hi, kind, g_x, g_y):
-    "Turn distances `D` into G, 0 for near cells; `g_x`, `g_y` get what the near cells pull, and the sums of G times the frames."
-    least, two, near, zero = D.dtype.type(1e-10), D.dtype.type(2), D.dtype.type(_NEAR), D.dtype.type(0)
-    sums = np.zeros_like(yy)
+    "Turn distances `D` into G, 0 for near cells (and in `E`); `g_x`, `g_y` get what near cells pull, and the sums of G times the frames."
+    two, near, zero, sums = D.dtype.type(2), D.dtype.type(_NEAR), D.dtype.type(0), np.zeros_like(yy)
     for i in range(n_x):
-        row, e, a, n = D[i], E[i], np.uint64(lo[i]), np.uint64(hi[i])
-        n_near, total = 0, zero
+        row, e, total = D[i], E[i], zero
+        for first in range(lo[i], hi[i] if kind < 2 else lo[i], 64):
+            a, n, n_near = np.uint64(first), np.uint64(min(first + 64, hi[i])), 0
+            for j in range(a, n): n_near += (row[j]*row[j] if kind else row[j]) < near*(xx[i] + yy[j])
+            for j in range(a, n if n_near else a):
+                if (row[j]*row[j] if kind else row[j]) < near*(xx[i] + yy[j]):
+                    g = e[j]/row[j] if kind else e[j]*two
+                    e[j] = zero
+                    if g == zero: continue
+                    for k in range(x.shape[1]):
+                        g_x[i, k] += g*(x[i, k] - y[j, k])
+                        g_y[j, k] -= g*(x[i, k] - y[j, k])
+        a, n = np.uint64(lo[i]), np.uint64(hi[i])
+        if kind == 1:
+            for j in range(a, n): row[j] = e[j]/row[j]
+        else:
+            for j in range(a, n): row[j] = e[j]*two if kind == 0 else e[j]
+        if kind == 2: continue
         for j in range(a, n):
-            square = row[j]*row[j] if kind == 1 else row[j]
-            is_near = square < near*(xx[i] + yy[j]) and kind < 2
-            n_near += is_near and e[j] > least
-            g = e[j]/row[j] if kind == 1 else e[j]*two if kind == 0 else e[j]
-            row[j] = -g if is_near else g
-        for j in range(a, n if n_near else a):
-            if row[j] < 0 and e[j] > least:
-                for k in range(x.shape[1]):
-                    pull = -row[j]*(x[i, k] - y[j, k])
-                    g_x[i, k] += pull
-                    g_y[j, k] -= pull
-        for j in range(a, n):
-            row[j] = max(row[j], zero)
             sums[j] += row[j]
             total += row[j]
-        if kind < 2:
-            for k in range(x.shape[1]): g_x[i, k] += total*x[i, k]
-    if kind < 2:
-        for j in range(len(y)):
-            for k in range(y.shape[1]): g_y[j, k] += sums[j]*y[j, k]
+        for k in range(x.shape[1]): g_x[i, k] += total*x[i, k]
+    for j in range(len(y) if kind < 2 else 0):
+        for k in range(y.shape[1]): g_y[j, k] += sums[j]*y[j, k]
 
 # %% ../nbs/31_kernels.ipynb #63cbd4f3
 _CACHED = 2*2**20 # Bytes of weights that stay in a processor's cache
