@@ -313,8 +313,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '.', 'doc_host': '.', 'git_u
                                 'lrprop.softdtw._embs_cpu': ('softdtw.html#_embs_cpu', 'lrprop/softdtw.py'),
                                 'lrprop.softdtw._options': ('softdtw.html#_options', 'lrprop/softdtw.py'),
                                 'lrprop.softdtw._reduced': ('softdtw.html#_reduced', 'lrprop/softdtw.py'),
-                                'lrprop.softdtw._soft_dtw': ('softdtw.html#_soft_dtw', 'lrprop/softdtw.py'),
-                                'lrprop.softdtw._soft_embs': ('softdtw.html#_soft_embs', 'lrprop/softdtw.py'),
                                 'lrprop.softdtw.expected_alignment': ('softdtw.html#expected_alignment', 'lrprop/softdtw.py'),
                                 'lrprop.softdtw.soft_dtw': ('softdtw.html#soft_dtw', 'lrprop/softdtw.py'),
                                 'lrprop.softdtw.soft_dtw_divergence': ('softdtw.html#soft_dtw_divergence', 'lrprop/softdtw.py'),

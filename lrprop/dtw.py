@@ -282,7 +282,7 @@ def dtw_cost(
     value = _solve(cost, lengths, band, open_begin, open_end, paths=False)[0]
     return value if np.ndim(cost) == 3 else float(value[0])
 
-# %% ../nbs/30_dtw.ipynb #c10ab202
+# %% ../nbs/30_dtw.ipynb #4d68137b
 def _fold(op, in_dims: tuple, cost: Tensor, n_xy: Tensor, rest: tuple) -> tuple[tuple|Tensor, tuple|int]:
     "`vmap` of an operator on (B, Tx, Ty): the mapped dimension joins the batch, and leaves it again."
     size = next(x.shape[d] for x, d in zip((cost, n_xy), in_dims) if d is not None)
@@ -291,8 +291,12 @@ def _fold(op, in_dims: tuple, cost: Tensor, n_xy: Tensor, rest: tuple) -> tuple[
     split = lambda v: v.reshape(size, -1, *v.shape[1:]) if v.numel() else v.new_zeros(size, *v.shape)
     return (tuple(map(split, out)), (0,)*len(out)) if isinstance(out, tuple) else (split(out), 0)
 
-@torch.library.custom_op('lrprop::dtw_matrix', mutates_args=())
+_OPS = torch.library.Library('lrprop', 'FRAGMENT') # `custom_op` would be shorter, but makes the first call a second longer
+_OPS.define('dtw_matrix(Tensor cost, Tensor n_xy, int band, bool open_begin, bool open_end) -> Tensor')
+
+@torch.library.impl(_OPS, 'dtw_matrix', 'CompositeExplicitAutograd')
 def _dtw_matrix(cost: Tensor, n_xy: Tensor, band: int, open_begin: bool, open_end: bool) -> Tensor:
+    "The path as a 0/1 matrix."
     if _has_kernel(cost):
         _, path, n = _exact_triton(cost, n_xy, band, open_begin, open_end)
         on_path = torch.arange(path.shape[1], device=cost.device) >= path.shape[1] - n[:, None]
@@ -303,11 +307,11 @@ def _dtw_matrix(cost: Tensor, n_xy: Tensor, band: int, open_begin: bool, open_en
     for a, p, m in zip(A, path, n.tolist()): a[p[-m:, 0], p[-m:, 1]] = True
     return torch.from_numpy(A).to(cost.device)
 
-@_dtw_matrix.register_fake
+@torch.library.register_fake('lrprop::dtw_matrix', lib=_OPS)
 def _(cost, n_xy, band, open_begin, open_end): return cost.new_empty(cost.shape, dtype=torch.bool)
 
-@_dtw_matrix.register_vmap
-def _(info, in_dims, cost, n_xy, *rest): return _fold(_dtw_matrix, in_dims[:2], cost, n_xy, rest)
+@torch.library.register_vmap('lrprop::dtw_matrix', lib=_OPS)
+def _(info, in_dims, cost, n_xy, *rest): return _fold(torch.ops.lrprop.dtw_matrix, in_dims[:2], cost, n_xy, rest)
 
 # %% ../nbs/30_dtw.ipynb #dabd7ea7
 def dtw_matrix(

@@ -18,18 +18,22 @@ from .dtw_gpu import _has_kernel
 from .kernels import _group, _soft_any, _soft_cpu, _soft_diagonals, _soft_pairs
 from .kernels_gpu import _soft_triton
 
-# %% ../nbs/32_softdtw.ipynb #62ae8a0c
-@torch.library.custom_op('lrprop::soft_dtw', mutates_args=())
-def _soft_dtw(cost: Tensor, n_xy: Tensor, gamma: float, band: int, open_begin: bool, open_end: bool, align: bool) -> tuple[Tensor, Tensor]:
+# %% ../nbs/32_softdtw.ipynb #ad75fbd3
+_OPS = torch.library.Library('lrprop', 'FRAGMENT')
+_OPS.define('soft_dtw(Tensor cost, Tensor n_xy, float gamma, int band, bool open_begin, bool open_end, bool align) -> (Tensor, Tensor)')
+_soft_dtw = torch.ops.lrprop.soft_dtw.default
+
+@torch.library.impl(_OPS, 'soft_dtw', 'CompositeExplicitAutograd')
+def _(cost: Tensor, n_xy: Tensor, gamma: float, band: int, open_begin: bool, open_end: bool, align: bool) -> tuple[Tensor, Tensor]:
     "Values (B,) of costs (B,Tx,Ty), and expected alignments, or nothing if not `align`, in the type of the cost."
     run = _soft_cpu if cost.device.type == 'cpu' else _soft_triton if _has_kernel(cost) else _soft_any
     value, E = run(cost, gamma, n_xy, band, open_begin, open_end, align)
     return value.to(cost.dtype), E.to(cost.dtype) if align else cost.new_empty(0)
 
-@_soft_dtw.register_fake
+@torch.library.register_fake('lrprop::soft_dtw', lib=_OPS)
 def _(cost, n_xy, gamma, band, open_begin, open_end, align): return cost.new_empty(len(cost)), cost.new_empty(cost.shape if align else 0)
 
-@_soft_dtw.register_vmap
+@torch.library.register_vmap('lrprop::soft_dtw', lib=_OPS)
 def _(info, in_dims, cost, n_xy, *rest): return _fold(_soft_dtw, in_dims[:2], cost, n_xy, rest)
 
 class _SoftDTW(Function):
@@ -96,7 +100,7 @@ def expected_alignment(
     D = _batch(cost)
     return _soft_dtw(D.detach(), _lengths(lengths, D.shape, D.device), *_options(gamma, band, open_begin, open_end), True)[1].reshape(cost.shape)
 
-# %% ../nbs/32_softdtw.ipynb #1b013add
+# %% ../nbs/32_softdtw.ipynb #15fdf200
 _KINDS = {'sqeuclidean': 0, 'euclidean': 1, 'cosine': 2} # As `_distances` counts them
 
 def _embs_cpu(x: Tensor, y: Tensor, n_xy: Tensor, gamma: float, kind: str, band: int, open_begin: bool, open_end: bool, slopes: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,8 +117,11 @@ def _embs_cpu(x: Tensor, y: Tensor, n_xy: Tensor, gamma: float, kind: str, band:
         torch.baddbmm(g_y, dots.mT, x, alpha=-1, out=g_y)
     return torch.from_numpy(value), g_x, g_y
 
-@torch.library.custom_op('lrprop::soft_dtw_from_embs', mutates_args=())
-def _soft_embs(x: Tensor, y: Tensor, n_xy: Tensor, gamma: float, kind: str, band: int, open_begin: bool, open_end: bool, slopes: bool) -> tuple[Tensor, Tensor, Tensor]:
+_OPS.define('soft_dtw_from_embs(Tensor x, Tensor y, Tensor n_xy, float gamma, str kind, int band, bool open_begin, bool open_end, bool slopes) -> (Tensor, Tensor, Tensor)')
+_soft_embs = torch.ops.lrprop.soft_dtw_from_embs.default
+
+@torch.library.impl(_OPS, 'soft_dtw_from_embs', 'CompositeExplicitAutograd')
+def _(x: Tensor, y: Tensor, n_xy: Tensor, gamma: float, kind: str, band: int, open_begin: bool, open_end: bool, slopes: bool) -> tuple[Tensor, Tensor, Tensor]:
     "Values (B,) of embeddings (B,Tx,d), (B,Ty,d), and their gradients, or nothing if not `slopes`."
     _refuse_lengths(n_xy.numpy(), (x.shape[1], y.shape[1]))
     x, y = x.detach().contiguous(), y.detach().contiguous()
@@ -128,10 +135,10 @@ def _soft_embs(x: Tensor, y: Tensor, n_xy: Tensor, gamma: float, kind: str, band
         value[rest] = again.detach()
     return value.to(x.dtype), g_x, g_y
 
-@_soft_embs.register_fake
+@torch.library.register_fake('lrprop::soft_dtw_from_embs', lib=_OPS)
 def _(x, y, n_xy, gamma, kind, band, open_begin, open_end, slopes): return x.new_empty(len(x)), x.new_empty(x.shape if slopes else (0, *x.shape[1:])), y.new_empty(y.shape if slopes else (0, *y.shape[1:]))
 
-@_soft_embs.register_vmap
+@torch.library.register_vmap('lrprop::soft_dtw_from_embs', lib=_OPS)
 def _(info, in_dims, x, y, n_xy, *rest):
     front = [v.movedim(d, 0) if d is not None else v.expand(info.batch_size, *v.shape) for v, d in zip((x, y, n_xy), in_dims)]
     out = _soft_embs(*(v.flatten(0, 1) for v in front), *rest)
