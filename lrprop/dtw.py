@@ -194,7 +194,7 @@ def _over_batch(
     run(cuts[0], cuts[1])
     for f in others: f.result()
 
-# %% ../nbs/30_dtw.ipynb #4b04321d
+# %% ../nbs/30_dtw.ipynb #12894503
 Lengths = Tensor|np.ndarray|tuple|None # As `dtw_path` describes them
 
 def _batch(cost: Tensor|np.ndarray) -> Tensor:
@@ -209,13 +209,15 @@ def _lengths(lengths: Lengths, shape: tuple[int, ...], device: torch.device) -> 
     "Valid lengths as (B, 2) int64 on `device`, for a cost of `shape` (B, Tx, Ty)."
     B, *sizes = shape
     if lengths is None: return torch.tensor(sizes, device=device).expand(B, 2)
-    as_is = lambda v: v if isinstance(v, Tensor) else torch.as_tensor(np.asarray(v))
-    n = torch.stack(torch.broadcast_tensors(*map(as_is, lengths)), -1) if isinstance(lengths, tuple) else as_is(lengths)
+    parts = [v if isinstance(v, Tensor) else torch.from_numpy(np.array(v, order='C')) for v in (lengths if isinstance(lengths, tuple) else (lengths,))]
+    if any(v.device.type != 'cpu' for v in parts): parts = [v.to(device) for v in parts]
+    try: n = torch.stack(torch.broadcast_tensors(*parts), -1) if isinstance(lengths, tuple) else parts[0]
+    except RuntimeError: raise ValueError(f'lengths of shapes {[tuple(v.shape) for v in parts]}; valid: a tuple (of x, of y) of two of shape ({B},)') from None
     if tuple(n.shape) not in ((2,), (B, 2)) or n.is_floating_point() or n.dtype == torch.bool:
         raise ValueError(f'lengths are {n.dtype} of shape {tuple(n.shape)}; valid: integers of shape ({B}, 2), or a tuple (of x, of y) of two of shape ({B},)')
     n = n.to(torch.int64).expand(B, 2)
     if n.device.type == 'cpu' and device.type != 'cpu': _refuse_lengths(n.numpy(), sizes) # on the CPU the kernel looks
-    return n.to(device, non_blocking=True)
+    return n.to(device, non_blocking=device.type != 'cpu') # a copy to the CPU must have arrived
 
 def _refuse_lengths(n: np.ndarray, sizes: tuple[int, ...]) -> None:
     "Raise a `ValueError` naming the first pair whose lengths (B, 2) do not fit."

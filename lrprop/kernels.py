@@ -179,7 +179,7 @@ def _down(D, at, stride, n_x, lo, hi, i0, corner, start, numbers, scratch, above
         _move(M, 0, M, m*_W, 2*_W)
         _move(X, 0, X, m*_W, 2*_W)
 
-# %% ../nbs/31_kernels.ipynb #96bacdb7
+# %% ../nbs/31_kernels.ipynb #34fa19ec
 @njit(**_FAST)
 def _back_diagonal(V, o, w, q, tiny):
     "One diagonal of E, at V[o:], from the two after it, whose weights lie at w[q:]."
@@ -187,7 +187,7 @@ def _back_diagonal(V, o, w, q, tiny):
     for r in range(u, np.uint64(_TOP + 1)):
         diag = max(zero, one - w[q + W2 + r - u] - w[q + W3 + r - u])
         e = V[o + W + r]*w[q + r] + V[o + W + r - u]*w[q + W + r - u] + V[o + W2 + r - u]*diag
-        V[o + r] = e if e > tiny else zero
+        V[o + r] = min(e, one) if e > tiny else zero
 
 # %% ../nbs/31_kernels.ipynb #e4add875
 @njit(**_SAFE)
@@ -325,14 +325,14 @@ def _blank(E, at, T_x, T_y, n_x, lo, hi):
         _fill(E, at + i*T_y + hi[i], T_y - hi[i], zero)
     _fill(E, at + n_x*T_y, (T_x - n_x)*T_y, zero)
 
-# %% ../nbs/31_kernels.ipynb #394b9922
+# %% ../nbs/31_kernels.ipynb #38a6c8db
 @njit(**_SAFE)
 def _soft_pairs(cost, n_xy, gamma, band, open_begin, open_end, group, value, E, kind, x, y, g_x, g_y):
     "Every pair of a slice of a batch: `value` is filled, with NaN where a cost is NaN or -inf, and inf where the numbers fail; and unless it has no batch, `E`."
     B, T_x, T_y = cost.shape
     D, out, real, wide, c = cost.reshape(cost.size), E.reshape(E.size), cost.dtype.type, cost.itemsize == 8, 1/(gamma*log(2))
     c1, far = real(c), real((2.**50 if wide else 2.**22)/c)
-    floor, zero, one, reach = _int(-2.**60 if wide else -2.**29, far), _int(0, far), real(1), 2.**57 if wide else 2.**26
+    floor, zero, one, reach = _int(-2.**60 if wide else -2.**29, far), _int(0, far), real(1), 2.**49 if wide else 2.**21
     numbers = c1, real(c - np.float64(c1)), far, real(2.**58 - 2.**54 if wide else 2.**27 - 2.**23), floor
     scratch = np.empty(_BLOCK*_W, D.dtype), np.empty((_BLOCK + 2)*_W, D.dtype), np.full((_BLOCK + 2)*_W, floor), np.empty((_BLOCK + 2)*_W, D.dtype), np.empty(_ROWS*(T_y + 4*_ROOM), D.dtype)
     above_m, above_x, below, seed = np.empty(T_y, D.dtype), np.full(T_y, floor), np.empty(T_y, D.dtype), np.empty(T_y, D.dtype)
@@ -345,8 +345,8 @@ def _soft_pairs(cost, n_xy, gamma, band, open_begin, open_end, group, value, E, 
         n_x, n_y, at = n_xy[b, 0], n_xy[b, 1], b*T_x*T_y
         _columns(n_x, n_y, band, lo, hi)
         if kind >= 0: _distances(x[b], y[b], xx, yy, cost[b], n_x, lo, hi, kind)
-        climb = -_least(D, at, T_y, n_x, lo, hi)*c*(n_x + n_y) if _n_below(D, at, T_y, n_x, lo, hi, zero) else 0.
-        value[b] = inf if climb < inf else nan
+        least = _least(D, at, T_y, n_x, lo, hi) if _n_below(D, at, T_y, n_x, lo, hi, zero) else 0.
+        climb, value[b] = -least*c*(n_x + n_y), inf if least > -inf else nan
         n_strips = (n_x + _ROWS - 1)//_ROWS if climb < reach/4 else 0
         _fill(above_m, 0, n_y, start)
         _fill(above_x, 0, n_y, zero if open_begin else floor)

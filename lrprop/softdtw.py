@@ -97,15 +97,16 @@ def expected_alignment(
     open_end: bool = False,   # As for `dtw_path`
 ) -> Tensor: # Shape of `cost`, in [0, 1]; 1 at both corners, 0 beyond the lengths; no gradient
     "Probability that the alignment passes a cell: the gradient of `soft_dtw` (SPEC A.8), with its errors."
+    cost = _tensor(cost)
     D = _batch(cost)
     return _soft_dtw(D.detach(), _lengths(lengths, D.shape, D.device), *_options(gamma, band, open_begin, open_end), True)[1].reshape(cost.shape)
 
-# %% ../nbs/32_softdtw.ipynb #15fdf200
+# %% ../nbs/32_softdtw.ipynb #ad4a819f
 _KINDS = {'sqeuclidean': 0, 'euclidean': 1, 'cosine': 2} # As `_distances` counts them
 
 def _embs_cpu(x: Tensor, y: Tensor, n_xy: Tensor, gamma: float, kind: str, band: int, open_begin: bool, open_end: bool, slopes: bool) -> tuple[Tensor, Tensor, Tensor]:
     "Values and both gradients by the fused kernel; pairs out of its range get inf, NaN costs NaN."
-    dots, value = x @ y.mT, np.empty(len(x))
+    with torch.autocast('cpu', enabled=False): dots, value = x @ y.mT, np.empty(len(x))
     g_x, g_y = (torch.zeros_like(z) if slopes else z.new_empty(0, *z.shape[1:]) for z in (x, y))
     group = _group(*dots.shape[1:], x.element_size()) if slopes else 1
     def run(a, b):
@@ -113,8 +114,9 @@ def _embs_cpu(x: Tensor, y: Tensor, n_xy: Tensor, gamma: float, kind: str, band:
         _soft_pairs(dots[a:b].numpy(), n_xy[a:b].numpy(), gamma, band, open_begin, open_end, group, value[a:b], E, _KINDS[kind], *(v[a:b].numpy() for v in (x, y, g_x, g_y)))
     _over_batch(run, len(x), dots.numel())
     if slopes:
-        torch.baddbmm(g_x, dots, y, alpha=-1, out=g_x)
-        torch.baddbmm(g_y, dots.mT, x, alpha=-1, out=g_y)
+        with torch.autocast('cpu', enabled=False):
+            torch.baddbmm(g_x, dots, y, alpha=-1, out=g_x)
+            torch.baddbmm(g_y, dots.mT, x, alpha=-1, out=g_y)
     return torch.from_numpy(value), g_x, g_y
 
 _OPS.define('soft_dtw_from_embs(Tensor x, Tensor y, Tensor n_xy, float gamma, str kind, int band, bool open_begin, bool open_end, bool slopes) -> (Tensor, Tensor, Tensor)')
@@ -164,10 +166,10 @@ class _SoftEmbs(Function):
         if grad is None: return (None,)*8
         if not torch.is_grad_enabled(): return grad[:, None, None]*g_x, grad[:, None, None]*g_y, *(None,)*6
         gamma, kind, band, *ends = ctx.options
-        with torch.enable_grad(): # an input that needs no gradient gets one of its own
-            a, b = (z if z.requires_grad else z.detach().requires_grad_() for z in (x, y))
-            value = soft_dtw(cost_matrix(a, b, kind), gamma, n_xy, None if band < 0 else band, *ends)
-        return *torch.autograd.grad(value, (a, b), grad, create_graph=True), *(None,)*6
+        needs, inputs = ctx.needs_input_grad[:2], [z.view_as(z) for z in (x, y)] # views, for x and y may come from one another
+        value = soft_dtw(cost_matrix(*inputs, kind), gamma, n_xy, None if band < 0 else band, *ends)
+        pulls = iter(torch.autograd.grad(value, [z for z, need in zip(inputs, needs) if need], grad, create_graph=True))
+        return *(next(pulls) if need else None for need in needs), *(None,)*6
 
 # %% ../nbs/32_softdtw.ipynb #5c46fa8d
 def soft_dtw_from_embs(
@@ -208,6 +210,7 @@ def soft_dtw_divergence(
     band: int|None = None,    # As for `dtw_path`
 ) -> Tensor: # Scalar, or (B,) for a batch
     "s(x,y) - s(x,x)/2 - s(y,y)/2, symmetric and 0 for x = y; errors as for `soft_dtw_from_embs`."
+    x, y = _tensor(x), _tensor(y)
     n_x = x.shape[-2] if lengths_x is None else lengths_x
     n_y = y.shape[-2] if lengths_y is None else lengths_y
     s = lambda a, b, n_a, n_b: soft_dtw_from_embs(a, b, gamma, kind, (n_a, n_b), band)
