@@ -284,7 +284,7 @@ def dtw_cost(
     value = _solve(cost, lengths, band, open_begin, open_end, paths=False)[0]
     return value if np.ndim(cost) == 3 else float(value[0])
 
-# %% ../nbs/30_dtw.ipynb #4d68137b
+# %% ../nbs/30_dtw.ipynb #560eccaa
 def _fold(op, in_dims: tuple, cost: Tensor, n_xy: Tensor, rest: tuple) -> tuple[tuple|Tensor, tuple|int]:
     "`vmap` of an operator on (B, Tx, Ty): the mapped dimension joins the batch, and leaves it again."
     size = next(x.shape[d] for x, d in zip((cost, n_xy), in_dims) if d is not None)
@@ -293,11 +293,16 @@ def _fold(op, in_dims: tuple, cost: Tensor, n_xy: Tensor, rest: tuple) -> tuple[
     split = lambda v: v.reshape(size, -1, *v.shape[1:]) if v.numel() else v.new_zeros(size, *v.shape)
     return (tuple(map(split, out)), (0,)*len(out)) if isinstance(out, tuple) else (split(out), 0)
 
-_OPS = torch.library.Library('lrprop', 'FRAGMENT') # `custom_op` would be shorter, but makes the first call a second longer
+def _library(module: str) -> torch.library.Library:
+    "For the operators of a module, by its `__name__`; a notebook that defines them again has a name of its own. (`custom_op` is shorter, but makes the first call a second longer.)"
+    return torch.library.Library('lrprop_' + module.rpartition('.')[2].strip('_'), 'FRAGMENT')
+
+_OPS = _library(__name__)
 _OPS.define('dtw_matrix(Tensor cost, Tensor n_xy, int band, bool open_begin, bool open_end) -> Tensor')
+_dtw_matrix = getattr(torch.ops, _OPS.ns).dtw_matrix.default
 
 @torch.library.impl(_OPS, 'dtw_matrix', 'CompositeExplicitAutograd')
-def _dtw_matrix(cost: Tensor, n_xy: Tensor, band: int, open_begin: bool, open_end: bool) -> Tensor:
+def _(cost: Tensor, n_xy: Tensor, band: int, open_begin: bool, open_end: bool) -> Tensor:
     "The path as a 0/1 matrix."
     if _has_kernel(cost):
         _, path, n = _exact_triton(cost, n_xy, band, open_begin, open_end)
@@ -309,11 +314,11 @@ def _dtw_matrix(cost: Tensor, n_xy: Tensor, band: int, open_begin: bool, open_en
     for a, p, m in zip(A, path, n.tolist()): a[p[-m:, 0], p[-m:, 1]] = True
     return torch.from_numpy(A).to(cost.device)
 
-@torch.library.register_fake('lrprop::dtw_matrix', lib=_OPS)
+@torch.library.register_fake(_dtw_matrix.name(), lib=_OPS)
 def _(cost, n_xy, band, open_begin, open_end): return cost.new_empty(cost.shape, dtype=torch.bool)
 
-@torch.library.register_vmap('lrprop::dtw_matrix', lib=_OPS)
-def _(info, in_dims, cost, n_xy, *rest): return _fold(torch.ops.lrprop.dtw_matrix, in_dims[:2], cost, n_xy, rest)
+@torch.library.register_vmap(_dtw_matrix.name(), lib=_OPS)
+def _(info, in_dims, cost, n_xy, *rest): return _fold(_dtw_matrix, in_dims[:2], cost, n_xy, rest)
 
 # %% ../nbs/30_dtw.ipynb #dabd7ea7
 def dtw_matrix(
@@ -325,5 +330,5 @@ def dtw_matrix(
 ) -> Tensor: # Bool of the shape of `cost` and on its device, True on the path; False beyond the lengths
     "The best 0/1 alignment matrix A of eq. 5; errors as for `dtw_path`."
     D = _batch(cost)
-    A = torch.ops.lrprop.dtw_matrix(D.detach(), _lengths(lengths, D.shape, D.device), _band(band, open_begin, open_end), open_begin, open_end)
+    A = _dtw_matrix(D.detach(), _lengths(lengths, D.shape, D.device), _band(band, open_begin, open_end), open_begin, open_end)
     return A.reshape(np.shape(cost))

@@ -13,15 +13,15 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .core import check_choice
-from .dtw import Lengths, _band, _batch, _fold, _lengths, _over_batch, _refuse_lengths, _tensor, _wide, cost_matrix
+from .dtw import Lengths, _band, _batch, _fold, _lengths, _library, _over_batch, _refuse_lengths, _tensor, _wide, cost_matrix
 from .dtw_gpu import _has_kernel
 from .kernels import _group, _soft_any, _soft_cpu, _soft_diagonals, _soft_pairs
 from .kernels_gpu import _soft_triton
 
-# %% ../nbs/32_softdtw.ipynb #ad75fbd3
-_OPS = torch.library.Library('lrprop', 'FRAGMENT')
+# %% ../nbs/32_softdtw.ipynb #876d0448
+_OPS = _library(__name__)
 _OPS.define('soft_dtw(Tensor cost, Tensor n_xy, float gamma, int band, bool open_begin, bool open_end, bool align) -> (Tensor, Tensor)')
-_soft_dtw = torch.ops.lrprop.soft_dtw.default
+_soft_dtw = getattr(torch.ops, _OPS.ns).soft_dtw.default
 
 @torch.library.impl(_OPS, 'soft_dtw', 'CompositeExplicitAutograd')
 def _(cost: Tensor, n_xy: Tensor, gamma: float, band: int, open_begin: bool, open_end: bool, align: bool) -> tuple[Tensor, Tensor]:
@@ -30,10 +30,10 @@ def _(cost: Tensor, n_xy: Tensor, gamma: float, band: int, open_begin: bool, ope
     value, E = run(cost, gamma, n_xy, band, open_begin, open_end, align)
     return value.to(cost.dtype), E.to(cost.dtype) if align else cost.new_empty(0)
 
-@torch.library.register_fake('lrprop::soft_dtw', lib=_OPS)
+@torch.library.register_fake(_soft_dtw.name(), lib=_OPS)
 def _(cost, n_xy, gamma, band, open_begin, open_end, align): return cost.new_empty(len(cost)), cost.new_empty(cost.shape if align else 0)
 
-@torch.library.register_vmap('lrprop::soft_dtw', lib=_OPS)
+@torch.library.register_vmap(_soft_dtw.name(), lib=_OPS)
 def _(info, in_dims, cost, n_xy, *rest): return _fold(_soft_dtw, in_dims[:2], cost, n_xy, rest)
 
 class _SoftDTW(Function):
@@ -101,7 +101,7 @@ def expected_alignment(
     D = _batch(cost)
     return _soft_dtw(D.detach(), _lengths(lengths, D.shape, D.device), *_options(gamma, band, open_begin, open_end), True)[1].reshape(cost.shape)
 
-# %% ../nbs/32_softdtw.ipynb #ad4a819f
+# %% ../nbs/32_softdtw.ipynb #fa114c83
 _KINDS = {'sqeuclidean': 0, 'euclidean': 1, 'cosine': 2} # As `_distances` counts them
 
 def _embs_cpu(x: Tensor, y: Tensor, n_xy: Tensor, gamma: float, kind: str, band: int, open_begin: bool, open_end: bool, slopes: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,7 +120,7 @@ def _embs_cpu(x: Tensor, y: Tensor, n_xy: Tensor, gamma: float, kind: str, band:
     return torch.from_numpy(value), g_x, g_y
 
 _OPS.define('soft_dtw_from_embs(Tensor x, Tensor y, Tensor n_xy, float gamma, str kind, int band, bool open_begin, bool open_end, bool slopes) -> (Tensor, Tensor, Tensor)')
-_soft_embs = torch.ops.lrprop.soft_dtw_from_embs.default
+_soft_embs = getattr(torch.ops, _OPS.ns).soft_dtw_from_embs.default
 
 @torch.library.impl(_OPS, 'soft_dtw_from_embs', 'CompositeExplicitAutograd')
 def _(x: Tensor, y: Tensor, n_xy: Tensor, gamma: float, kind: str, band: int, open_begin: bool, open_end: bool, slopes: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,10 +137,10 @@ def _(x: Tensor, y: Tensor, n_xy: Tensor, gamma: float, kind: str, band: int, op
         value[rest] = again.detach()
     return value.to(x.dtype), g_x, g_y
 
-@torch.library.register_fake('lrprop::soft_dtw_from_embs', lib=_OPS)
+@torch.library.register_fake(_soft_embs.name(), lib=_OPS)
 def _(x, y, n_xy, gamma, kind, band, open_begin, open_end, slopes): return x.new_empty(len(x)), x.new_empty(x.shape if slopes else (0, *x.shape[1:])), y.new_empty(y.shape if slopes else (0, *y.shape[1:]))
 
-@torch.library.register_vmap('lrprop::soft_dtw_from_embs', lib=_OPS)
+@torch.library.register_vmap(_soft_embs.name(), lib=_OPS)
 def _(info, in_dims, x, y, n_xy, *rest):
     front = [v.movedim(d, 0) if d is not None else v.expand(info.batch_size, *v.shape) for v, d in zip((x, y, n_xy), in_dims)]
     out = _soft_embs(*(v.flatten(0, 1) for v in front), *rest)
