@@ -7,6 +7,7 @@ __all__ = ['Lengths', 'cost_matrix', 'dtw_path', 'dtw_cost', 'dtw_matrix']
 
 # %% ../nbs/30_dtw.ipynb #9621d84f
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from math import inf, isqrt, nan
@@ -284,14 +285,15 @@ def dtw_cost(
     value = _solve(cost, lengths, band, open_begin, open_end, paths=False)[0]
     return value if np.ndim(cost) == 3 else float(value[0])
 
-# %% ../nbs/30_dtw.ipynb #560eccaa
-def _fold(op, in_dims: tuple, cost: Tensor, n_xy: Tensor, rest: tuple) -> tuple[tuple|Tensor, tuple|int]:
-    "`vmap` of an operator on (B, Tx, Ty): the mapped dimension joins the batch, and leaves it again."
-    size = next(x.shape[d] for x, d in zip((cost, n_xy), in_dims) if d is not None)
-    front = [x.movedim(d, 0) if d is not None else x.expand(size, *x.shape) for x, d in zip((cost, n_xy), in_dims)]
-    out = op(*(x.flatten(0, 1) for x in front), *rest)
-    split = lambda v: v.reshape(size, -1, *v.shape[1:]) if v.numel() else v.new_zeros(size, *v.shape)
-    return (tuple(map(split, out)), (0,)*len(out)) if isinstance(out, tuple) else (split(out), 0)
+# %% ../nbs/30_dtw.ipynb #bdb936d2
+def _fold(op) -> Callable:
+    "The `vmap` rule of an operator on batches: the mapped dimension joins the batch, and leaves it again."
+    def rule(info, in_dims, *args):
+        front = lambda v, d: (v.expand(info.batch_size, *v.shape) if d is None else v.movedim(d, 0)).flatten(0, 1)
+        split = lambda v: v.reshape(info.batch_size, -1, *v.shape[1:]) if v.numel() else v.new_zeros(info.batch_size, *v.shape)
+        out = op(*(front(v, d) if isinstance(v, Tensor) else v for v, d in zip(args, in_dims)))
+        return (tuple(map(split, out)), (0,)*len(out)) if isinstance(out, tuple) else (split(out), 0)
+    return rule
 
 def _library(module: str) -> torch.library.Library:
     "For the operators of a module, by its `__name__`; a notebook that defines them again has a name of its own. (`custom_op` is shorter, but makes the first call a second longer.)"
@@ -317,8 +319,7 @@ def _(cost: Tensor, n_xy: Tensor, band: int, open_begin: bool, open_end: bool) -
 @torch.library.register_fake(_dtw_matrix.name(), lib=_OPS)
 def _(cost, n_xy, band, open_begin, open_end): return cost.new_empty(cost.shape, dtype=torch.bool)
 
-@torch.library.register_vmap(_dtw_matrix.name(), lib=_OPS)
-def _(info, in_dims, cost, n_xy, *rest): return _fold(_dtw_matrix, in_dims[:2], cost, n_xy, rest)
+torch.library.register_vmap(_dtw_matrix.name(), _fold(_dtw_matrix), lib=_OPS)
 
 # %% ../nbs/30_dtw.ipynb #dabd7ea7
 def dtw_matrix(

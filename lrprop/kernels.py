@@ -325,7 +325,7 @@ def _blank(E, at, T_x, T_y, n_x, lo, hi):
         _fill(E, at + i*T_y + hi[i], T_y - hi[i], zero)
     _fill(E, at + n_x*T_y, (T_x - n_x)*T_y, zero)
 
-# %% ../nbs/31_kernels.ipynb #38a6c8db
+# %% ../nbs/31_kernels.ipynb #04c72d59
 @njit(**_SAFE)
 def _soft_pairs(cost, n_xy, gamma, band, open_begin, open_end, group, value, E, kind, x, y, g_x, g_y):
     "Every pair of a slice of a batch: `value` is filled, with NaN where a cost is NaN or -inf, and inf where the numbers fail; and unless it has no batch, `E`."
@@ -350,7 +350,6 @@ def _soft_pairs(cost, n_xy, gamma, band, open_begin, open_end, group, value, E, 
         n_strips = (n_x + _ROWS - 1)//_ROWS if climb < reach/4 else 0
         _fill(above_m, 0, n_y, start)
         _fill(above_x, 0, n_y, zero if open_begin else floor)
-
         for s in range(n_strips):
             if s % group == 0:
                 _move(tops_m, s//group*T_y, above_m, 0, n_y)
@@ -363,10 +362,9 @@ def _soft_pairs(cost, n_xy, gamma, band, open_begin, open_end, group, value, E, 
         _fill(below, 0, n_y, real(0))
         for s in range(n_strips - 1, -1, -1):
             if s < n_strips - 1 and s % group == group - 1:
-                first = s - group + 1
                 _move(above_m, 0, tops_m, s//group*T_y, n_y)
                 _move(above_x, 0, tops_x, s//group*T_y, n_y)
-                for k in range(first, s + 1): _down(D, at, T_y, n_x, lo, hi, k*_ROWS, floor if k else zero, one if k else start, numbers, scratch, above_m, above_x, w, k % group*size)
+                for k in range(s - group + 1, s + 1): _down(D, at, T_y, n_x, lo, hi, k*_ROWS, floor if k else zero, one if k else start, numbers, scratch, above_m, above_x, w, k % group*size)
             _up(out, to, T_y, n_x, lo, hi, s*_ROWS, scratch[3], scratch[4], below, seed, w, s % group*size)
         if kind >= 0 and n_strips: _pull(x[b], y[b], xx, yy, cost[b], E[0], n_x, lo, hi, kind, g_x[b], g_y[b])
         _blank(out if kind < 0 else D, at, T_x, T_y, n_x if n_strips else 0, lo, hi)

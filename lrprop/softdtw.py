@@ -18,7 +18,7 @@ from .dtw_gpu import _has_kernel
 from .kernels import _group, _soft_any, _soft_cpu, _soft_diagonals, _soft_pairs
 from .kernels_gpu import _soft_triton
 
-# %% ../nbs/32_softdtw.ipynb #876d0448
+# %% ../nbs/32_softdtw.ipynb #dd8bee12
 _OPS = _library(__name__)
 _OPS.define('soft_dtw(Tensor cost, Tensor n_xy, float gamma, int band, bool open_begin, bool open_end, bool align) -> (Tensor, Tensor)')
 _soft_dtw = getattr(torch.ops, _OPS.ns).soft_dtw.default
@@ -33,8 +33,7 @@ def _(cost: Tensor, n_xy: Tensor, gamma: float, band: int, open_begin: bool, ope
 @torch.library.register_fake(_soft_dtw.name(), lib=_OPS)
 def _(cost, n_xy, gamma, band, open_begin, open_end, align): return cost.new_empty(len(cost)), cost.new_empty(cost.shape if align else 0)
 
-@torch.library.register_vmap(_soft_dtw.name(), lib=_OPS)
-def _(info, in_dims, cost, n_xy, *rest): return _fold(_soft_dtw, in_dims[:2], cost, n_xy, rest)
+torch.library.register_vmap(_soft_dtw.name(), _fold(_soft_dtw), lib=_OPS)
 
 class _SoftDTW(Function):
     "The operator with its gradient (of the values only)."
@@ -101,7 +100,7 @@ def expected_alignment(
     D = _batch(cost)
     return _soft_dtw(D.detach(), _lengths(lengths, D.shape, D.device), *_options(gamma, band, open_begin, open_end), True)[1].reshape(cost.shape)
 
-# %% ../nbs/32_softdtw.ipynb #fa114c83
+# %% ../nbs/32_softdtw.ipynb #726c689f
 _KINDS = {'sqeuclidean': 0, 'euclidean': 1, 'cosine': 2} # As `_distances` counts them
 
 def _embs_cpu(x: Tensor, y: Tensor, n_xy: Tensor, gamma: float, kind: str, band: int, open_begin: bool, open_end: bool, slopes: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -140,11 +139,7 @@ def _(x: Tensor, y: Tensor, n_xy: Tensor, gamma: float, kind: str, band: int, op
 @torch.library.register_fake(_soft_embs.name(), lib=_OPS)
 def _(x, y, n_xy, gamma, kind, band, open_begin, open_end, slopes): return x.new_empty(len(x)), x.new_empty(x.shape if slopes else (0, *x.shape[1:])), y.new_empty(y.shape if slopes else (0, *y.shape[1:]))
 
-@torch.library.register_vmap(_soft_embs.name(), lib=_OPS)
-def _(info, in_dims, x, y, n_xy, *rest):
-    front = [v.movedim(d, 0) if d is not None else v.expand(info.batch_size, *v.shape) for v, d in zip((x, y, n_xy), in_dims)]
-    out = _soft_embs(*(v.flatten(0, 1) for v in front), *rest)
-    return tuple(v.reshape(info.batch_size, -1, *v.shape[1:]) if v.numel() else v.new_zeros(info.batch_size, *v.shape) for v in out), (0, 0, 0)
+torch.library.register_vmap(_soft_embs.name(), _fold(_soft_embs), lib=_OPS)
 
 class _SoftEmbs(Function):
     "The operator with its gradients (of the values only)."
