@@ -299,12 +299,17 @@ def _library(module: str) -> torch.library.Library:
     "For the operators of a module, by its `__name__`; a notebook that defines them again has a name of its own. (`custom_op` is shorter, but makes the first call a second longer.)"
     return torch.library.Library('lrprop_' + module.rpartition('.')[2].strip('_'), 'FRAGMENT')
 
+def _traced(*tensors: Tensor) -> bool:
+    "Is a call compiled, mapped or recorded? Then an operator goes through torch's dispatcher; else that would cost 0.1 ms for nothing."
+    return (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack() > 0
+            or any(type(t) not in (Tensor, torch.nn.Parameter) for t in tensors))
+
 _OPS = _library(__name__)
 _OPS.define('dtw_matrix(Tensor cost, Tensor n_xy, int band, bool open_begin, bool open_end) -> Tensor')
 _dtw_matrix = getattr(torch.ops, _OPS.ns).dtw_matrix.default
 
 @torch.library.impl(_OPS, 'dtw_matrix', 'CompositeExplicitAutograd')
-def _(cost: Tensor, n_xy: Tensor, band: int, open_begin: bool, open_end: bool) -> Tensor:
+def _solve_matrix(cost: Tensor, n_xy: Tensor, band: int, open_begin: bool, open_end: bool) -> Tensor:
     "The path as a 0/1 matrix."
     if _has_kernel(cost):
         _, path, n = _exact_triton(cost, n_xy, band, open_begin, open_end)
@@ -331,5 +336,5 @@ def dtw_matrix(
 ) -> Tensor: # Bool of the shape of `cost` and on its device, True on the path; False beyond the lengths
     "The best 0/1 alignment matrix A of eq. 5; errors as for `dtw_path`."
     D = _batch(cost)
-    A = _dtw_matrix(D.detach(), _lengths(lengths, D.shape, D.device), _band(band, open_begin, open_end), open_begin, open_end)
+    A = (_dtw_matrix if _traced(D) else _solve_matrix)(D.detach(), _lengths(lengths, D.shape, D.device), _band(band, open_begin, open_end), open_begin, open_end)
     return A.reshape(np.shape(cost))

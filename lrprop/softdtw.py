@@ -6,14 +6,19 @@
 __all__ = ['soft_dtw', 'expected_alignment', 'soft_dtw_from_embs', 'soft_dtw_divergence']
 
 # %% ../nbs/32_softdtw.ipynb #bd7d1e30
+from inspect import signature
+from numbers import Real
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.forward_ad import unpack_dual
+from torch.func import vjp
 
 from .core import check_choice
-from .dtw import Lengths, _band, _batch, _fold, _lengths, _library, _over_batch, _refuse_lengths, _tensor, _wide, cost_matrix
+from .dtw import Lengths, _band, _batch, _fold, _lengths, _library, _over_batch, _refuse_lengths, _tensor, _traced, _wide, cost_matrix
 from .dtw_gpu import _has_kernel
 from .kernels import _group, _soft_any, _soft_cpu, _soft_diagonals, _soft_pairs
 from .kernels_gpu import _soft_triton
@@ -24,7 +29,7 @@ _OPS.define('soft_dtw(Tensor cost, Tensor n_xy, float gamma, int band, bool open
 _soft_dtw = getattr(torch.ops, _OPS.ns).soft_dtw.default
 
 @torch.library.impl(_OPS, 'soft_dtw', 'CompositeExplicitAutograd')
-def _(cost: Tensor, n_xy: Tensor, gamma: float, band: int, open_begin: bool, open_end: bool, align: bool) -> tuple[Tensor, Tensor]:
+def _solve_soft(cost: Tensor, n_xy: Tensor, gamma: float, band: int, open_begin: bool, open_end: bool, align: bool) -> tuple[Tensor, Tensor]:
     "Values (B,) of costs (B,Tx,Ty), and expected alignments, or nothing if not `align`, in the type of the cost."
     run = _soft_cpu if cost.device.type == 'cpu' else _soft_triton if _has_kernel(cost) else _soft_any
     value, E = run(cost, gamma, n_xy, band, open_begin, open_end, align)
@@ -35,16 +40,24 @@ def _(cost, n_xy, gamma, band, open_begin, open_end, align): return cost.new_emp
 
 torch.library.register_vmap(_soft_dtw.name(), _fold(_soft_dtw), lib=_OPS)
 
-class _SoftDTW(Function):
-    "The operator with its gradient (of the values only)."
+def _scaled(E: Tensor, grad: Tensor) -> Tensor:
+    "grad*E, in the memory of E unless the graph, and so E, may be needed again."
+    keeps = getattr(torch._C._autograd, '_get_current_graph_task_keep_graph', lambda: True)
+    if _traced(E) or keeps(): return grad[:, None, None]*E
+    return E if (grad == 1).all() else E.mul_(grad[:, None, None]) # a sum hands down ones
+
+class _Compiled(Function):
+    "The operator with its gradient (of the values only), as `torch.compile` takes it."
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(cost, n_xy, gamma, band, open_begin, open_end): return _soft_dtw(cost, n_xy, gamma, band, open_begin, open_end, True)
+    def forward(cost, n_xy, gamma, band, open_begin, open_end):
+        return (_soft_dtw if _traced(cost) else _solve_soft)(cost, n_xy, gamma, band, open_begin, open_end, True)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         ctx.save_for_backward(*inputs[:2], output[1])
+        ctx.save_for_forward(output[1])
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False) # no zeros for E
         ctx.options = inputs[2:]
@@ -53,16 +66,28 @@ class _SoftDTW(Function):
     def backward(ctx, grad, _):
         cost, n_xy, E = ctx.saved_tensors
         if grad is None: return (None,)*6
-        if not torch.is_grad_enabled(): return grad[:, None, None]*E, *(None,)*5
+        if not torch.is_grad_enabled(): return _scaled(E, grad), *(None,)*5
         gamma, band, *ends = ctx.options
-        value = _soft_diagonals(cost.to(_wide(cost.device)), gamma, n_xy, band, *ends)
-        return *torch.autograd.grad(value, cost, grad.to(value.dtype), create_graph=True), *(None,)*5
+        value, pull = vjp(lambda D: _soft_diagonals(D.to(_wide(D.device)), gamma, n_xy, band, *ends), cost)
+        return *pull(grad.to(value.dtype)), *(None,)*5
+
+class _SoftDTW(_Compiled):
+    "The same with a forward derivative."
+    @staticmethod
+    def jvp(ctx, tangent, *_): return (ctx.saved_tensors[-1]*tangent).sum((1, 2)), None
+
+_Compiled.forward.__signature__ = signature(_Compiled.forward) # torch asks for it at every call
 
 # %% ../nbs/32_softdtw.ipynb #3ca6ac13
 def _options(gamma: float, band: int|None, open_begin: bool, open_end: bool) -> tuple[float, int, bool, bool]:
     "Options as the operators take them."
-    if not 1e-20 <= gamma <= 1e20: raise ValueError(f'gamma is {gamma}; valid: above 0, from 1e-20 to 1e20')
+    if not isinstance(gamma, Real) or not 1e-20 <= gamma <= 1e20: raise ValueError(f'gamma is {gamma!r}; valid: above 0, from 1e-20 to 1e20')
     return float(gamma), _band(band, open_begin, open_end), open_begin, open_end
+
+def _differentiable(*tensors: Tensor) -> bool:
+    "Will someone ask for a derivative, backward or forward?"
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors): return True
+    return not torch.compiler.is_compiling() and any(unpack_dual(t).tangent is not None for t in tensors)
 
 def _reduced(value: Tensor, shape: torch.Size, reduction: str) -> Tensor:
     "All values, their mean or their sum."
@@ -80,9 +105,10 @@ def soft_dtw(
 ) -> Tensor: # Scalar, or (B,) for a batch; float64 for float64, else float32. May be negative: many paths are cheaper than one
     "Soft minimum over all monotone paths (eqs. 10-11); `ValueError` for wrong shapes, lengths or options, NaN and -inf (on a GPU these two, and wrong lengths, give the value NaN)."
     cost = _tensor(cost)
-    D, align = _batch(cost), cost.requires_grad and torch.is_grad_enabled()
+    D = _batch(cost)
     args = D, _lengths(lengths, D.shape, D.device), *_options(gamma, band, open_begin, open_end)
-    value, _ = _SoftDTW.apply(*args) if align else _soft_dtw(*args, False)
+    if _differentiable(cost): value, _ = (_Compiled if torch.compiler.is_compiling() else _SoftDTW).apply(*args)
+    else: value, _ = (_soft_dtw if _traced(D) else _solve_soft)(*args, False)
     return _reduced(value, cost.shape[:-2], reduction)
 
 # %% ../nbs/32_softdtw.ipynb #bc1bf61d
@@ -118,17 +144,23 @@ def _embs_cpu(x: Tensor, y: Tensor, n_xy: Tensor, gamma: float, kind: str, band:
             torch.baddbmm(g_y, dots.mT, x, alpha=-1, out=g_y)
     return torch.from_numpy(value), g_x, g_y
 
+def _refuse_embs(x: Tensor, y: Tensor, b: int) -> None:
+    "Raise a `ValueError` naming the first number of pair `b` that is none."
+    for name, z in dict(x=x, y=y).items():
+        for i, k in (~z.isfinite()).nonzero()[:1].tolist(): raise ValueError(f'{name}[{i}, {k}] of pair {b} is {z[i, k].item()}; valid: finite numbers')
+
 _OPS.define('soft_dtw_from_embs(Tensor x, Tensor y, Tensor n_xy, float gamma, str kind, int band, bool open_begin, bool open_end, bool slopes) -> (Tensor, Tensor, Tensor)')
 _soft_embs = getattr(torch.ops, _OPS.ns).soft_dtw_from_embs.default
 
 @torch.library.impl(_OPS, 'soft_dtw_from_embs', 'CompositeExplicitAutograd')
-def _(x: Tensor, y: Tensor, n_xy: Tensor, gamma: float, kind: str, band: int, open_begin: bool, open_end: bool, slopes: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _solve_embs(x: Tensor, y: Tensor, n_xy: Tensor, gamma: float, kind: str, band: int, open_begin: bool, open_end: bool, slopes: bool) -> tuple[Tensor, Tensor, Tensor]:
     "Values (B,) of embeddings (B,Tx,d), (B,Ty,d), and their gradients, or nothing if not `slopes`."
     _refuse_lengths(n_xy.numpy(), (x.shape[1], y.shape[1]))
     x, y = x.detach().contiguous(), y.detach().contiguous()
     value, g_x, g_y = _embs_cpu(x, y, n_xy.contiguous(), gamma, kind, band, open_begin, open_end, slopes)
     rest = (~value.isfinite()).nonzero()[:, 0]
-    if len(rest): # NaN somewhere, or out of the numbers' range: in two steps, and in float64
+    for b in rest.tolist(): _refuse_embs(x[b, :n_xy[b, 0]], y[b, :n_xy[b, 1]], b)
+    if len(rest): # out of the numbers' range: in two steps, and in float64
         with torch.enable_grad():
             a, b = (z[rest].double().requires_grad_() for z in (x, y))
             again = soft_dtw(cost_matrix(a, b, kind), gamma, n_xy[rest], None if band < 0 else band, open_begin, open_end)
@@ -141,16 +173,18 @@ def _(x, y, n_xy, gamma, kind, band, open_begin, open_end, slopes): return x.new
 
 torch.library.register_vmap(_soft_embs.name(), _fold(_soft_embs), lib=_OPS)
 
-class _SoftEmbs(Function):
-    "The operator with its gradients (of the values only)."
+class _CompiledEmbs(Function):
+    "The operator with its gradients (of the values only), as `torch.compile` takes it."
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, y, n_xy, gamma, kind, band, open_begin, open_end): return _soft_embs(x, y, n_xy, gamma, kind, band, open_begin, open_end, True)
+    def forward(x, y, n_xy, gamma, kind, band, open_begin, open_end):
+        return (_soft_embs if _traced(x, y) else _solve_embs)(x, y, n_xy, gamma, kind, band, open_begin, open_end, True)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         ctx.save_for_backward(*inputs[:3], *output[1:])
+        ctx.save_for_forward(*output[1:])
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
         ctx.options = inputs[3:]
@@ -159,12 +193,18 @@ class _SoftEmbs(Function):
     def backward(ctx, grad, *_):
         x, y, n_xy, g_x, g_y = ctx.saved_tensors
         if grad is None: return (None,)*8
-        if not torch.is_grad_enabled(): return grad[:, None, None]*g_x, grad[:, None, None]*g_y, *(None,)*6
+        if not torch.is_grad_enabled(): return _scaled(g_x, grad), _scaled(g_y, grad), *(None,)*6
         gamma, kind, band, *ends = ctx.options
-        needs, inputs = ctx.needs_input_grad[:2], [z.view_as(z) for z in (x, y)] # views, for x and y may come from one another
-        value = soft_dtw(cost_matrix(*inputs, kind), gamma, n_xy, None if band < 0 else band, *ends)
-        pulls = iter(torch.autograd.grad(value, [z for z, need in zip(inputs, needs) if need], grad, create_graph=True))
-        return *(next(pulls) if need else None for need in needs), *(None,)*6
+        _, pull = vjp(lambda a, b: soft_dtw(cost_matrix(a, b, kind), gamma, n_xy, None if band < 0 else band, *ends), x, y)
+        return *pull(grad), *(None,)*6
+
+class _SoftEmbs(_CompiledEmbs):
+    "The same with a forward derivative."
+    @staticmethod
+    def jvp(ctx, *tangents):
+        return sum((g*t).sum((1, 2)) for g, t in zip(ctx.saved_tensors[-2:], tangents) if t is not None), None, None
+
+_CompiledEmbs.forward.__signature__ = signature(_CompiledEmbs.forward)
 
 # %% ../nbs/32_softdtw.ipynb #5c46fa8d
 def soft_dtw_from_embs(
@@ -189,9 +229,9 @@ def soft_dtw_from_embs(
     a, b = (z.to(wide) if z.ndim == 3 else z.to(wide)[None] for z in (x, y))
     n_xy, (gamma, *options) = _lengths(lengths, (len(a), a.shape[1], b.shape[1]), a.device), _options(gamma, band, open_begin, open_end)
     if kind == 'cosine': a, b = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
-    slopes = (x.requires_grad or y.requires_grad) and torch.is_grad_enabled()
     args = a, b, n_xy, gamma, kind, *options
-    value, *_ = _SoftEmbs.apply(*args) if slopes else _soft_embs(*args, False)
+    if _differentiable(x, y): value, *_ = (_CompiledEmbs if torch.compiler.is_compiling() else _SoftEmbs).apply(*args)
+    else: value, *_ = (_soft_embs if _traced(a, b) else _solve_embs)(*args, False)
     return _reduced(value, x.shape[:-2], reduction)
 
 # %% ../nbs/32_softdtw.ipynb #90732cb7
