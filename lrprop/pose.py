@@ -113,7 +113,7 @@ def _track(source: FrameSource, detector: Callable, marker: Callable, batch_size
             else: region = None
     return poses
 
-# %% ../nbs/23_pose.ipynb #68741a30
+# %% ../nbs/23_pose.ipynb #979a8ec0
 class PoseModel:
     "The two networks, loaded."
     def __init__(self,
@@ -154,7 +154,7 @@ def find_poses(
 ) -> Poses: # float32
     "The person in every frame, from the cache if it was asked before; raises `ValueError` for frames that are no images."
     key = hashlib.sha256(repr((content_hash(source), len(source), model.identity)).encode()).hexdigest()
-    path = (Path(cache_dir) if cache_dir is not None else cache_folder()) / f'{key}.npy'
+    path = (Path(cache_dir) if cache_dir is not None else cache_folder()) / key[:2] / f'{key}.npy'
     if (x := read_entry(path, (len(source), _WIDTH))) is None: write_entry(path, x := _track(source, model.detector, model.marker))
     return Poses(x[:, :66].reshape(-1, 33, 2), x[:, 66:165].reshape(-1, 33, 3), x[:, 165:198], x[:, 198])
 
