@@ -86,7 +86,7 @@ def _detect(net: Callable, frame: np.ndarray, least: float = .5) -> np.ndarray|N
     if _sigmoid(logits[best, 0]) < least: return None
     return _around(*_placed(boxes[best, 4:8].reshape(2, 2) / 224 + _anchors()[best], whole))
 
-# %% ../nbs/23_pose.ipynb #4ec3db21
+# %% ../nbs/23_pose.ipynb #6c1f0403
 POSE_JOINTS = ('nose', *(f'{side} eye{part}' for side in ('left', 'right') for part in (' inner', '', ' outer')), 'left ear', 'right ear', 'mouth left', 'mouth right',
                *(f'{side} {part}' for part in ('shoulder', 'elbow', 'wrist', 'pinky', 'index', 'thumb', 'hip', 'knee', 'ankle', 'heel', 'foot index') for side in ('left', 'right')))
 _WIDTH = 33*6 + 1  # Numbers a frame: x, y; x, y, z in space; visibility; score
@@ -100,7 +100,7 @@ def _mark(net: Callable, frame: np.ndarray, region: np.ndarray, least: float = .
     world[:, :2] = world[:, :2] @ turn.T
     return np.concatenate([place[:33].ravel(), world.ravel(), _sigmoid(points[:33, 3]), score]), _around(place[33], place[34])
 
-def _track(source: FrameSource, detector: Callable, marker: Callable, batch_size: int = 32) -> np.ndarray:
+def _track(source: FrameSource, detector: Callable, marker: Callable, batch_size: int = 16) -> np.ndarray:
     "(T,199) float32 numbers of every frame, NaN and score 0 where there is no person."
     poses, region = np.full((len(source), _WIDTH), np.nan, np.float32), None
     poses[:, -1] = 0
