@@ -54,7 +54,11 @@ def _find_videos(root: Path) -> dict[str, Path]:
     if not found: raise ValueError(f"{root}: no video in this folder; looked for files that end in {', '.join(SUFFIXES)}")
     if len(found) == 1: raise ValueError(f'{root}: only 1 video ({found[0].name}); training aligns pairs, at least 2 are needed')
     stems = Counter(p.stem for p in found)
-    return {p.stem if stems[p.stem] == 1 else p.name: p for p in found}
+    named = {}
+    for p in found:
+        other = named.setdefault(p.stem if stems[p.stem] == 1 else p.name, p)
+        if other is not p: raise ValueError(f'{root}: {other.name} and {p.name} would both be called {other.name}; rename one')
+    return named
 
 def _split(names: Sequence[str], val_fraction: float, seed: int) -> set[str]:
     "Names of the validation videos."
