@@ -27,7 +27,8 @@ from tqdm import tqdm
 
 from . import __version__
 from .augment import augment_joints, ssl_augment
-from .backbone import BACKBONES, cached_features, load_backbone
+from .backbone import BACKBONES, load_backbone
+from .cache import cached_features
 from .core import Video, check_choice, content_hash, pick_device, replacing, seed_torch_at
 from .data import check_trainable, video_folder
 from .encoder import Encoder
