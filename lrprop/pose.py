@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['POSE_MODELS', 'POSE_JOINTS', 'find_pose_model', 'PoseModel', 'Poses', 'find_poses', 'with_pose']
 
-# %% ../nbs/23_pose.ipynb #d3d531ad
+# %% ../nbs/23_pose.ipynb #155c7f8c
 import hashlib
 import os
 import tarfile
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .backbone import cache_folder, read_entry, write_entry
+from .cache import cache_folder, read_entry, write_entry
 from .core import FrameSource, Video, check_choice, content_hash
 from .joints import JOINTS, joint_angles, normalise_joints
 
