@@ -14,7 +14,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .align import align, write_side_by_side
-from .backbone import cached_features, load_backbone
+from .backbone import load_backbone
+from .cache import cached_features
 from .core import Video, pick_device, replacing
 from .data import four_cameras, warped_copy
 from .evaluate import Embed, embed_frozen, embed_trained

@@ -27,11 +27,13 @@ from tqdm import tqdm
 
 from . import __version__
 from .augment import augment_joints, ssl_augment
-from .backbone import BACKBONES, cached_features, load_backbone
+from .backbone import BACKBONES, load_backbone
+from .cache import cached_features
 from .core import Video, check_choice, content_hash, pick_device, replacing, seed_torch_at
-from .data import check_trainable, penn_action_joints, video_folder
+from .data import check_trainable, video_folder
 from .encoder import Encoder
 from .evaluate import embed_chance, embed_frozen, embed_time, embed_trained, evaluate
+from .joints import penn_action_joints
 from .losses.lrprop import lrprop
 from .losses.scl import scl
 from .phases import canonical_action
