@@ -29,7 +29,7 @@ CARL_COUNTS = {  # action → training, validation videos (SPEC §D.4)
     'pushup': (102, 106), 'pullup': (98, 101), 'situp': (50, 50), 'squat': (111, 115), 'tennis_forehand': (79, 74), 'tennis_serve': (98, 69),
 }
 
-# %% ../nbs/18_penn_action.ipynb #5955cea5
+# %% ../nbs/18_penn_action.ipynb #301575b7
 @dataclass(frozen=True)
 class PennLabel:
     "What a label file says of its video."
@@ -46,7 +46,7 @@ def read_penn_label(
     try:
         m = loadmat(file if isinstance(file, io.BytesIO) else str(file), variable_names=('action', 'nframes', 'train', 'pose'))
         label = PennLabel(str(m['action'].item()), int(m['nframes'].item()), int(m['train'].item()) == 1, str(m['pose'].item()))
-    except (MatReadError, OSError, EOFError, KeyError, IndexError, ValueError, TypeError, AttributeError, NotImplementedError, OverflowError, MemoryError, zlib.error) as e:
+    except (MatReadError, OSError, EOFError, KeyError, IndexError, ValueError, TypeError, AttributeError, NameError, NotImplementedError, OverflowError, MemoryError, zlib.error) as e:
         raise ValueError(f'{where}: is not a label file of Penn Action with action, nframes, train and pose ({type(e).__name__}: {e})') from None
     return label
 
@@ -141,7 +141,7 @@ def find_penn_action(
         return Entry(name, partial(_read_penn, root, name, *about))
     return without_twins(entry(*c) for c in chosen)
 
-# %% ../nbs/18_penn_action.ipynb #ff7b582d
+# %% ../nbs/18_penn_action.ipynb #b085e020
 _SPELLED = {'bowl': 'bowling', 'squat': 'squats', 'pushup': 'pushups', 'pullup': 'pullups', 'situp': 'situps', 'bench_press': 'benchpress'}
 
 def write_penn_action_fixture(
@@ -161,7 +161,7 @@ def write_penn_action_fixture(
             for k, frame in enumerate(frames, 1): (folder/'Penn_Action/frames'/name/f'{k:06d}.jpg').write_bytes(to_jpeg(frame))
             x, y = np.random.default_rng(i).uniform(5, 40, (2, len(frames), 13))
             savemat(folder/'Penn_Action/labels'/f'{name}.mat', dict(action=_SPELLED.get(action, action), pose='front', x=x, y=y, visibility=np.ones_like(x), train=1 if split == 'train' else -1,
-                bbox=np.ones((len(frames), 4)), dimensions=[*frames.shape[1:3], len(frames)], nframes=len(frames)))
+                bbox=np.ones((len(frames), 4)), dimensions=[*frames.shape[1:3], len(frames)], nframes=len(frames)), do_compression=True)
             lines.append(f"{name},{action},{split},{len(frames)},{' '.join(map(str, phase_starts(phases, '')))}")
             if table: continue
             path = folder/'penn_action_labels'/split/_SPELLED.get(action, action)/f'{name}.npy'
