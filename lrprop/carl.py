@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CARL_URL', 'load_restricted', 'find_carl', 'write_carl_fixture']
 
-# %% ../nbs/18_carl.ipynb #79d161b6
+# %% ../nbs/18_carl.ipynb #11ae5a7e
 import io
 import pickle
 import pickletools
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from .core import check_choice
-from .formats import Entry, RawVideo, bad_entry, check_name, tiny_frames, without_twins
+from .formats import Entry, RawVideo, bad_entry, check_name, stamp_of, tiny_frames, without_twins
 from .phases import ACTIONS, N_PHASES
 from .video import VideoFile, write_video
 
@@ -96,7 +96,7 @@ def load_restricted(
         raise ValueError(f'{path}: is not a pickle of plain data and tensors of whole numbers ({e or type(e).__name__}); nothing in it was run') from None
     return loaded
 
-# %% ../nbs/18_carl.ipynb #059bb1b4
+# %% ../nbs/18_carl.ipynb #83af00f6
 _FIELDS = {'id': int, 'name': str, 'video_file': str, 'frame_label': np.ndarray, 'seq_len': int}
 CARL_URL = 'https://github.com/minghchen/CARL_code'  # its README links the processed data
 
@@ -121,7 +121,7 @@ def _read_carl(path: Path, name: str, labels: np.ndarray, n: int, action: str, s
     if not path.is_file(): raise FileNotFoundError(f'{where}: no such video, {path}')
     file = VideoFile(path)
     if len(file) != n: raise ValueError(f'{where}: seq_len is {n}, but {path} has {len(file)} frames')
-    return RawVideo(name, action, split, n, labels, where, file.fps, path)
+    return RawVideo(name, action, split, n, labels, where, file.fps, path, size=file.shape[1:3])
 
 def _find_carl(root: Path, dataset: str) -> Iterator[Entry]:
     listed = set()
@@ -135,7 +135,9 @@ def _find_carl(root: Path, dataset: str) -> Iterator[Entry]:
             except ValueError as e: yield bad_entry(where, str(e)); continue
             listed.add(name)
             action = 'pouring' if dataset == 'pouring' else ACTIONS[row['action_label']]
-            yield Entry(name, partial(_read_carl, root/'videos'/f'{name}.mp4', name, row['frame_label'], row['seq_len'], action, split, f'{where}, video {name!r}'))
+            path, labels, n = root/'videos'/f'{name}.mp4', row['frame_label'], row['seq_len']
+            stamp = stamp_of(action, split, n, labels.tolist(), path.stat().st_size if path.is_file() else None)
+            yield Entry(name, partial(_read_carl, path, name, labels, n, action, split, f'{where}, video {name!r}'), stamp)
     for path in sorted((root/'videos').glob('*.mp4')):
         if path.stem not in listed: yield bad_entry(str(path), f'{path}: neither train.pkl nor val.pkl lists this video')
 

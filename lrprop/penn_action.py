@@ -6,7 +6,7 @@
 __all__ = ['CARL_COUNTS', 'PENN_ACTION_URL', 'PennLabel', 'read_penn_label', 'FrameFiles', 'read_phase_file', 'find_penn_action',
            'write_penn_action_fixture']
 
-# %% ../nbs/18_penn_action.ipynb #f28ddc89
+# %% ../nbs/18_penn_action.ipynb #3959fe67
 import io
 import re
 import warnings
@@ -20,7 +20,7 @@ import numpy as np
 from scipy.io import loadmat, savemat
 from scipy.io.matlab import MatReadError
 
-from .formats import Entry, RawVideo, bad_entry, phase_starts, tiny_frames, to_jpeg, without_twins
+from .formats import Entry, RawVideo, bad_entry, phase_starts, stamp_of, tiny_frames, to_jpeg, without_twins
 from .phases import ACTIONS, N_PHASES, PhaseRow, canonical_action, read_phases
 
 # %% ../nbs/18_penn_action.ipynb #d38d8958
@@ -108,7 +108,7 @@ def _labelled(phases: Path) -> Iterator[tuple[str, str, str, Path|PhaseRow]]:
             except ValueError as e: raise ValueError(f'{folder}: {e}') from None
             for path in sorted(folder.glob('*.npy')): yield path.stem, action, split, path
 
-# %% ../nbs/18_penn_action.ipynb #d1a811e6
+# %% ../nbs/18_penn_action.ipynb #24a79253
 def _read_penn(root: Path, name: str, action: str, split: str, labels: Path|PhaseRow) -> RawVideo:
     "One video, its frames counted, its labels held against them."
     where = str(labels) if isinstance(labels, Path) else labels.where
@@ -120,7 +120,7 @@ def _read_penn(root: Path, name: str, action: str, split: str, labels: Path|Phas
     if len(jpegs) != label.n_frames: raise ValueError(f"{root/'frames'/name}: has {len(jpegs)} frames, but {mat} says {label.n_frames}")
     phases = read_phase_file(labels) if isinstance(labels, Path) else labels.phases
     if isinstance(labels, PhaseRow) and labels.n_frames != len(jpegs): raise ValueError(f"{where}: n_frames is {labels.n_frames}, but {root/'frames'/name} has {len(jpegs)} frames")
-    return RawVideo(name, action, split, len(jpegs), phases, where, jpegs=jpegs)
+    return RawVideo(name, action, split, len(jpegs), phases, f"{root/'frames'/name} ({where})", jpegs=jpegs)
 
 def find_penn_action(
     source: str|Path,                    # Folder with frames/NNNN/FFFFFF.jpg and labels/NNNN.mat, or the one Penn_Action is in
@@ -138,7 +138,8 @@ def find_penn_action(
     if rest and actions is None: warnings.warn(f"{root/'frames'}: {len(rest)} videos have no phases in {phases} and are left out, for example {rest[0]}", stacklevel=2)
     def entry(name: str, *about: object) -> Entry:
         if not re.fullmatch(r'\d{4}', name): return bad_entry(f'{about[2]}', f'{about[2]}: {name!r} is not the number of a video, 0001 to 2326')
-        return Entry(name, partial(_read_penn, root, name, *about))
+        labels = about[2]
+        return Entry(name, partial(_read_penn, root, name, *about), stamp_of(*about[:2], labels.read_bytes() if isinstance(labels, Path) else (labels.n_frames, labels.starts)))
     return without_twins(entry(*c) for c in chosen)
 
 # %% ../nbs/18_penn_action.ipynb #b085e020
