@@ -203,7 +203,7 @@ def prepare(
         journal.finish(names)
     return Prepared(folder, len(names), n_new, tuple(Failure(s.item[0], s.error) for s in skipped))
 
-# %% ../nbs/19_prepare.ipynb #95a6ed44
+# %% ../nbs/19_prepare.ipynb #181ae5eb
 def describe_prepared(
     prepared: Prepared, # What a call did
     dataset: str,       # Of which data set
@@ -215,6 +215,6 @@ def describe_prepared(
         expected = published.get(action)
         lines.append(f"  {action or 'unnamed action'}: {train} for training, {val} for validation{'' if expected in (None, (train, val)) else ' (CARL has {} and {})'.format(*expected)}")
     if prepared.skipped:
-        lines.append(f'{len(prepared.skipped)} videos were left out (listed in {prepared.folder/_SKIPPED}):')
+        lines.append(f'left out: {len(prepared.skipped)} (listed in {prepared.folder/_SKIPPED})')
         lines += [f'  {s.error}' for s in prepared.skipped[:20]] + [f'  … and {len(prepared.skipped) - 20} more'] * (len(prepared.skipped) > 20)
     return '\n'.join(lines)
