@@ -403,6 +403,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '.', 'doc_host': '.', 'git_u
                                 'lrprop.prepare._convert': ('prepare.html#_convert', 'lrprop/prepare.py'),
                                 'lrprop.prepare._find_published': ('prepare.html#_find_published', 'lrprop/prepare.py'),
                                 'lrprop.prepare._is_carl': ('prepare.html#_is_carl', 'lrprop/prepare.py'),
+                                'lrprop.prepare._list_skipped': ('prepare.html#_list_skipped', 'lrprop/prepare.py'),
                                 'lrprop.prepare._put_file': ('prepare.html#_put_file', 'lrprop/prepare.py'),
                                 'lrprop.prepare.check_hashes': ('prepare.html#check_hashes', 'lrprop/prepare.py'),
                                 'lrprop.prepare.describe_prepared': ('prepare.html#describe_prepared', 'lrprop/prepare.py'),

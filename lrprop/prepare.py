@@ -152,7 +152,7 @@ def check_hashes(
         if (found := hash_file(path)) != m[1].lower(): raise ValueError(f'{path}: has SHA-256 {found}, but {table}, line {n} says {m[1].lower()}; get the file again')
     return n
 
-# %% ../nbs/19_prepare.ipynb #54acd144
+# %% ../nbs/19_prepare.ipynb #380c6919
 @dataclass(frozen=True)
 class Prepared:
     "What a preparation did."
@@ -160,6 +160,10 @@ class Prepared:
     n_videos: int                    # Videos in its index
     n_new: int                       # Of these, converted by this call
     skipped: tuple[Failure, ...]     # Videos left out, and why
+
+def _list_skipped(path: Path, skipped: list[Failure]) -> None:
+    if not skipped: path.unlink(missing_ok=True); return
+    with replacing(path) as unfinished: unfinished.write_bytes(b''.join(_line(dict(name=s.item[0], error=s.error)) for s in skipped))
 
 def prepare(
     dataset: str,                  # 'pouring', 'penn_action' or 'folder'
@@ -197,9 +201,7 @@ def prepare(
         names = [name for name in order if name in journal.at and name not in left_out]
         skipped.sort(key=lambda s: order[s.item[0]])
         if not names: raise ValueError(f'{source}: none of {len(skipped)} videos could be prepared; the first: {skipped[0].error}')
-        if skipped:
-            with replacing(folder/_SKIPPED) as unfinished: unfinished.write_bytes(b''.join(_line(dict(name=s.item[0], error=s.error)) for s in skipped))
-        else: (folder/_SKIPPED).unlink(missing_ok=True)
+        _list_skipped(folder/_SKIPPED, skipped)
         journal.finish(names)
     return Prepared(folder, len(names), n_new, tuple(Failure(s.item[0], s.error) for s in skipped))
 
