@@ -14,7 +14,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .align import align, write_side_by_side
-from .backbone import cached_features, load_backbone
+from .backbone import load_backbone
+from .cache import cached_features
 from .core import Video, pick_device, replacing
 from .data import four_cameras, warped_copy
 from .evaluate import Embed, embed_frozen, embed_trained
@@ -98,7 +99,7 @@ def demo(
     base = Experiment(n_epochs=n_epochs, lr=LR, n_train=n_train, n_val=n_val, seed=seed)
     config = record_config(base)
     check_folder(folder, config)
-    images = DATASETS['synthetic'](base)
+    images = DATASETS['synthetic'].videos(base)
     features = load_videos(base, device)
     claim_folder(folder, config)
     results = {m: run(replace(base, method=m), folder/m, features, device) for m in (*UNTRAINED, *METHODS)}

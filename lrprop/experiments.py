@@ -27,12 +27,14 @@ from tqdm import tqdm
 
 from . import __version__
 from .augment import augment_joints, ssl_augment
-from .backbone import BACKBONES, cached_features, load_backbone
+from .backbone import BACKBONES, load_backbone
+from .cache import cached_features
 from .core import Video, check_choice, content_hash, pick_device, replacing, seed_torch_at
-from .data import check_trainable, penn_action_joints, video_folder
-from .dataset import INDEX, load_prepared
+from .data import check_trainable, video_folder
+from .dataset import find_prepared, load_prepared
 from .encoder import Encoder
 from .evaluate import embed_chance, embed_frozen, embed_time, embed_trained, evaluate
+from .joints import penn_action_joints
 from .losses.lrprop import lrprop
 from .losses.scl import scl
 from .phases import canonical_action
@@ -152,17 +154,14 @@ def _root(experiment: Experiment) -> Path:
     if experiment.root is None: raise ValueError(f'data set {experiment.dataset!r} needs root: the folder where it lies')
     return Path(experiment.root)
 
-def _prepared_folder(experiment: Experiment) -> Path|None:
-    "Where the index of the data set is: in the root, or in the folder of its name that `prepare` makes there."
-    return next((folder for folder in (_root(experiment), _root(experiment)/experiment.dataset) if (folder/INDEX).is_file()), None)
-
 def _prepared(experiment: Experiment) -> list[Video]:
-    folder = _prepared_folder(experiment)
-    if folder is None: raise FileNotFoundError(f"{_root(experiment)/experiment.dataset/INDEX}: no prepared {experiment.dataset}; make it with 'lrprop prepare {experiment.dataset} --source WHERE --root {_root(experiment)}'")
+    dataset, root = experiment.dataset, _root(experiment)
+    folder = find_prepared(root, dataset)
+    if folder is None: raise FileNotFoundError(f"{root}: no prepared {dataset} in this folder; make it with 'lrprop prepare {dataset} --source WHERE --root {root}'")
     return load_prepared(folder, 224, experiment.action)
 
 def _own(experiment: Experiment) -> list[Video]:
-    folder = _prepared_folder(experiment)
+    folder = find_prepared(_root(experiment), 'folder')
     return load_prepared(folder, 224) if folder else video_folder(_root(experiment), size=224, seed=experiment.data_seed)
 
 _by_action = dict(action=canonical_action, row=lambda e: e.action)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def _name(item: object) -> str:
     "What a message calls an item."
     if isinstance(item, Video): return item.name
     if isinstance(item, tuple) and item: return _name(item[0])
+    if isinstance(item, partial) and item.args: return _name(item.args[0])
     text = str(item) if isinstance(item, (str, Path)) else repr(item)
     return text if len(text) <= 200 else f'{text[:199]}…'
 
