@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INDEX', 'Row', 'PreparedFrames', 'read_index', 'load_prepared', 'find_prepared', 'count_prepared']
 
-# %% ../nbs/18_dataset.ipynb #5ecff565
+# %% ../nbs/18_dataset.ipynb #277028b2
 import hashlib
 import json
 import os
@@ -20,7 +20,9 @@ import numpy as np
 
 from .core import Video
 from .formats import check_name, phases_from
+from .jpegs import _VERSION as _JPEGS_VERSION
 from .jpegs import JpegArchive, hash_file
+from .video import _VERSION as _VIDEO_VERSION
 from .video import SUFFIXES, VideoFile
 
 # %% ../nbs/18_dataset.ipynb #95ec38d9
@@ -100,7 +102,7 @@ def _lines(path: Path, dataset: str|None = None, torn: bool = False) -> Iterator
             at += len(line)
     if not torn and header.get('n_videos') != n - 1: raise ValueError(f"{path}: has {n - 1} videos, its first line says {header.get('n_videos')}; it is cut off, prepare the data set again")
 
-# %% ../nbs/18_dataset.ipynb #e834b3f2
+# %% ../nbs/18_dataset.ipynb #2bc7cdc4
 class PreparedFrames:
     "The frames of a prepared video as a frame source, opened when first asked for."
     def __init__(self,
@@ -116,8 +118,9 @@ class PreparedFrames:
     def __getstate__(self) -> dict: return self.__dict__ | {'_source': None}
 
     def fingerprint(self) -> str:
-        "Identity of the content: the hash in the index, and the size asked for."
-        return hashlib.sha256(f'prepared 1 {self.row.kind} {self.row.sha256} {self.size}'.encode()).hexdigest()
+        "Identity of the content: the hash in the index, the size asked for, and the version of the decoder."
+        version = _VIDEO_VERSION if self.row.kind == 'video' else _JPEGS_VERSION
+        return hashlib.sha256(f'prepared {self.row.kind} {version} {self.row.sha256} {self.size}'.encode()).hexdigest()
 
     def __getitem__(self,
         indices: np.ndarray, # As for `VideoFile`

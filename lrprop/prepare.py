@@ -123,13 +123,14 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally: os.close(lock)
 
-# %% ../nbs/19_prepare.ipynb #42cb9e10
+# %% ../nbs/19_prepare.ipynb #216bb54a
 def _is_carl(source: Path, dataset: str) -> bool: return any((p/'train.pkl').is_file() for p in (source, source/dataset))
 
 def _find_published(find: Callable[..., Iterator[Entry]], dataset: str, source: Path, phases: Path|None, seed: int) -> Iterator[Entry]:
     "CARL's layout if that is what lies there, else the publisher's."
     if _is_carl(source, dataset): return find_carl(source, dataset)
-    return find(source, phases) if dataset == 'penn_action' else find(source)
+    try: return find(source, phases) if dataset == 'penn_action' else find(source)
+    except FileNotFoundError as e: raise FileNotFoundError(f"{e}\nCARL's processed layout, with train.pkl, val.pkl and videos/, would be read too") from None
 
 FORMATS: dict[str, Callable[[Path, Path|None, int], Iterator[Entry]]] = {
     'pouring': partial(_find_published, find_pouring, 'pouring'),
