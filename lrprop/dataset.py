@@ -25,7 +25,7 @@ from .jpegs import JpegArchive, hash_file
 from .video import _VERSION as _VIDEO_VERSION
 from .video import SUFFIXES, VideoFile
 
-# %% ../nbs/18_dataset.ipynb #95ec38d9
+# %% ../nbs/18_dataset.ipynb #37a47e50
 INDEX = 'index.jsonl'
 _FORMAT, _VERSION = 'lrprop videos', 1
 
@@ -58,6 +58,7 @@ class Row:
         if self.file != f'{folder}/{self.name}{suffix}' or suffix.lower() not in suffixes: return f'file {self.file[:80]!r} is not {folder}/NAME with one of {", ".join(suffixes)}'
         if self.split not in ('train', 'val'): return f"split {self.split!r} is neither 'train' nor 'val'"
         if not (whole(self.n_frames, 2) and whole(self.height, 1) and whole(self.width, 1) and whole(self.bytes, 1)): return 'n_frames, height, width and bytes must be whole and positive, n_frames at least 2'
+        if self.n_frames > self.bytes: return f'{self.n_frames} frames cannot be in {self.bytes} bytes'
         if type(self.fps) not in (int, float) or not (isfinite(self.fps) and self.fps > 0): return f'fps {self.fps!r} is not a positive number'
         if not re.fullmatch('[0-9a-f]{64}', self.sha256): return f'sha256 {self.sha256[:80]!r} is not 64 hexadecimal digits'
         starts = self.phase_starts
@@ -79,7 +80,7 @@ def _parse_row(line: bytes, where: str) -> Row:
     elif value['phase_starts'] is not None: raise ValueError(f'{where}: phase_starts is neither a list nor null')
     row = Row(**value)
     try: problem = row.problem()
-    except ValueError as e: problem = str(e)
+    except (ValueError, OverflowError) as e: problem = str(e)
     if problem: raise ValueError(f'{where}: {problem}')
     return row
 
