@@ -58,23 +58,24 @@ def _up(R, lengths, gamma, kind, first, stop, E):
                 if i and j: E[b, i - 1, j - 1] += diagonal*E[b, i, j]
                 if i: E[b, i - 1, j] += up*E[b, i, j]
 
+# %% ../../nbs/57_losses.gta.ipynb #5350c18f
 class _Table(Function):
     @staticmethod
     def forward(ctx, cost, lengths, gamma, kind):
-        D, n = cost.to('cpu', torch.float64).contiguous().numpy(), lengths.to('cpu', torch.int64).contiguous().numpy()
+        D, n = cost.cpu().double().contiguous().numpy(), lengths.cpu().long().contiguous().numpy()
         R = np.full((len(D), D.shape[1] + 1, D.shape[2] + 1), inf)
         R[:, 0, 0] = 0
         _over_batch(lambda first, stop: _down(D, n, gamma, kind, first, stop, R), len(D), D.size)
         ctx.options, ctx.dtype = (R, n, gamma, kind), cost.dtype
-        return torch.from_numpy(R[:, 1:, 1:]).to(cost.device, _wide(cost.device), copy=True)
+        return torch.tensor(R[:, 1:, 1:], dtype=_wide(cost.device), device=cost.device)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         R, n, gamma, kind = ctx.options
-        E = grad.to('cpu', torch.float64, copy=True).contiguous().numpy()
+        E = np.where(np.isinf(R[:, 1:, 1:]), 0., grad.cpu().double().numpy()) # padding is a constant
         _over_batch(lambda first, stop: _up(R, n, gamma, kind, first, stop, E), len(R), E.size)
-        return torch.from_numpy(E).to(grad.device, ctx.dtype), None, None, None
+        return torch.tensor(E, dtype=ctx.dtype, device=grad.device), None, None, None
 
 def dtw_table(
     cost: Tensor,           # (B, Tx, Ty) costs δ
@@ -122,6 +123,7 @@ def cycle_entropy(
     spread = torch.where(mask[:, None], log_p, 0.).sum(-1) / mask.sum(-1, keepdim=True)
     return -(1 - label_smoothing)*log_p.diagonal(dim1=-2, dim2=-1) - label_smoothing*spread
 
+# %% ../../nbs/57_losses.gta.ipynb #76f60f1a
 def gta(
     embs: Tensor,             # (V, K, T, d) embeddings of V ≥ 2 videos of one action; need not be normalised
     steps: Tensor,            # (V, K, T) frame indices; not used by this loss
