@@ -136,14 +136,23 @@ def _list_packets(container: av.container.InputContainer, stream: av.VideoStream
     return stamps[early:], keys, claimed - early
 
 # %% ../nbs/11_video.ipynb #9f112c2c
-def _last_frame(path: Path, stamps: np.ndarray, keys: np.ndarray) -> av.VideoFrame|None:
-    "A rough version of the last frame, None if it does not decode."
+def _whole_end(path: Path, stamps: np.ndarray, keys: np.ndarray) -> av.VideoFrame|None:
+    "Some decoded frame if the packets from the last key frame on are sound, otherwise None."
     if not len(stamps) or not len(keys): return None
     container, stream = _open(path)
-    stream.codec_context.options = {'skip_loop_filter': 'all'}
-    packets = _jump(container, stream, keys[-1]) if len(keys) > 1 else _packets(container, stream)
-    late = stamps[-16:][0]  # 16 pictures are the longest that one may wait for its turn
-    return next((frame for stamp, frame in _decode(packets, stream, False, lambda s: s >= late) if stamp == stamps[-1]), None)
+    packets, codec = _jump(container, stream, keys[-1]) if len(keys) > 1 else _packets(container, stream), stream.codec_context
+    codec.options, told, passed = {'skip_loop_filter': 'all'}, codec.name == 'h264', False
+    if told: codec.skip_frame = 'NONKEY'
+    frame = None
+    try:
+        for packet in packets:
+            for frame in packet.decode():
+                if frame.is_corrupt: return None
+                passed |= not told and frame.pts == stamps[-1]
+            if packet.is_corrupt: return None
+            passed |= told and packet.pts == stamps[-1]
+    except av.FFmpegError: return None
+    return frame if passed else None
 
 def _try_end(path: Path, stamps: np.ndarray|None, keys: np.ndarray) -> tuple[av.VideoFrame|None, np.ndarray]:
     "Some decoded frame, and the stamps up to the last that decodes; counts if there are none."
@@ -152,7 +161,7 @@ def _try_end(path: Path, stamps: np.ndarray|None, keys: np.ndarray) -> tuple[av.
         container, stream = _open(path)
         for n, (_, frame) in enumerate(_decode(_packets(container, stream), stream, True), 1): pass
         return frame, np.arange(n)
-    frame = _last_frame(path, stamps, keys)
+    frame = _whole_end(path, stamps, keys)
     if frame is not None: return frame, stamps
     shown = set(stamps.tolist())
     for k in reversed(range(len(keys))):
@@ -162,6 +171,21 @@ def _try_end(path: Path, stamps: np.ndarray|None, keys: np.ndarray) -> tuple[av.
         for stamp, frame in ((s, f) for s, f in _decode(packets, stream, False) if s in shown): last = max(last, stamp)
         if frame is not None: return frame, stamps[stamps <= last]
     return None, stamps[:0]
+
+# %% ../nbs/11_video.ipynb #f95e8bcf
+def _vint(data: bytes, at: int) -> tuple[int, int]:
+    "Matroska's number of 1 to 8 bytes at a place, and the place behind it."
+    n = 9 - data[at].bit_length()
+    return int.from_bytes(data[at:at + n], 'big') - (1 << 7*n), at + n
+
+def _announced_bytes(path: Path) -> int:
+    "Length of an AVI, Matroska or WebM file as it states it; 0 where it does not, and of other files."
+    with path.open('rb') as file: head = file.read(256)
+    if head[:4] == b'RIFF': return 8 + int.from_bytes(head[4:8], 'little')
+    segment = head.find(b'\x18S\x80g') + 4  # behind the head there is one segment, which holds all
+    if head[:4] != b'\x1aE\xdf\xa3' or segment == 3: return 0
+    n, start = _vint(head, segment)
+    return start + n if n < (1 << 7*(start - segment)) - 1 else 0  # all ones: not known
 
 # %% ../nbs/11_video.ipynb #fdb097b7
 def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
@@ -291,7 +315,7 @@ def _fetch(file: 'VideoFile', i: int, wanted: set[int], last: int) -> tuple[_Rea
         if frame is not None: return reader, frame
     raise ValueError(f'{file.path}: frame {i} of {len(file)} does not decode; the file is damaged there, please encode it anew')
 
-# %% ../nbs/11_video.ipynb #ac054e0b
+# %% ../nbs/11_video.ipynb #a3069fd3
 _CHUNK = 4  # frames handed over at once
 
 def _read(file: 'VideoFile', wanted: list[int], out: np.ndarray) -> None:
@@ -323,7 +347,9 @@ class VideoFile:
             raise ValueError(f'{self.path}: size={size!r} is neither None nor a positive whole number nor (height, width)')
         if threads not in (None, 1, 2): raise ValueError(f'{self.path}: threads={threads!r}; valid: None, 1, 2')
         self._index = index = _build_index(self.path)
+        lost = _announced_bytes(self.path) - self.path.stat().st_size
         if index.missing: warnings.warn(f'{self.path}: the last {index.missing} of {len(self) + index.missing} frames do not decode and are left out', stacklevel=2)
+        elif lost > 1: warnings.warn(f'{self.path}: at least {lost} bytes are missing at the end; {len(self)} frames are left', stacklevel=2)  # an AVI may lack its padding
         shown = index.stored[::-1] if abs(index.matrix[1]) > abs(index.matrix[0]) else index.stored
         self.fps, self.shape = index.fps, (len(self), *(shown if size is None else np.broadcast_to(size, 2).tolist()), 3)  # shape is (n, H, W, 3)
         self.__setstate__({})
