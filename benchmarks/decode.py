@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-N, SIZE, SEED, ROUNDS, CAP_S = 500, 224, 3, 9, 2.5 # a slow contestant stops after three rounds that took CAP_S seconds together
+N, SIZE, SEED, ROUNDS, CAP_S = 500, 224, 3, 9, 1.5 # a slow contestant stops after three rounds that took CAP_S seconds together
 CLIPS = {'224×224': (224, 224), '480×270': (270, 480)} # height, width
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else range(os.cpu_count())
 
