@@ -136,16 +136,16 @@ def _list_packets(container: av.container.InputContainer, stream: av.VideoStream
     return stamps[early:], keys, claimed - early
 
 # %% ../nbs/11_video.ipynb #9f112c2c
-def _whole_end(path: Path, stamps: np.ndarray, keys: np.ndarray) -> av.VideoFrame|None:
+def _whole_end(container: av.container.InputContainer, stream: av.VideoStream, stamps: np.ndarray|None, keys: np.ndarray) -> av.VideoFrame|None:
     "Some decoded frame if the packets from the last key frame on are sound, otherwise None."
-    if not len(stamps) or not len(keys): return None
-    container, stream = _open(path)
-    packets, codec = _jump(container, stream, keys[-1]) if len(keys) > 1 else _packets(container, stream), stream.codec_context
-    codec.options, told, passed = {'skip_loop_filter': 'all'}, codec.name == 'h264', False
+    if stamps is None or not len(stamps) or not len(keys): return None
+    if len(keys) == 1: container, stream = _open(Path(container.name))  # some files cannot be wound back to their beginning
+    codec, passed = stream.codec_context, False
+    codec.options, told = {'skip_loop_filter': 'all'}, codec.name == 'h264'
     if told: codec.skip_frame = 'NONKEY'
     frame = None
     try:
-        for packet in packets:
+        for packet in _jump(container, stream, keys[-1]) if len(keys) > 1 else _packets(container, stream):
             for frame in packet.decode():
                 if frame.is_corrupt: return None
                 passed |= not told and frame.pts == stamps[-1]
@@ -161,8 +161,6 @@ def _try_end(path: Path, stamps: np.ndarray|None, keys: np.ndarray) -> tuple[av.
         container, stream = _open(path)
         for n, (_, frame) in enumerate(_decode(_packets(container, stream), stream, True), 1): pass
         return frame, np.arange(n)
-    frame = _whole_end(path, stamps, keys)
-    if frame is not None: return frame, stamps
     shown = set(stamps.tolist())
     for k in reversed(range(len(keys))):
         container, stream = _open(path)
@@ -219,7 +217,8 @@ class _Index:
 def _build_index(path: Path) -> _Index:
     container, stream = _open(path)
     told, keys, claimed = _list_packets(container, stream)
-    frame, stamps = _try_end(path, told, keys)
+    frame, stamps = _whole_end(container, stream, told, keys), told
+    if frame is None: frame, stamps = _try_end(path, told, keys)
     n, span = len(stamps), 0
     if n < 2: raise ValueError(f'{path}: {n} of {claimed} frames can be decoded; {_EXPECTED}')
     if told is not None: span = int(stamps[-1] - stamps[0]) * stream.time_base
