@@ -233,7 +233,8 @@ class _Reader:
     def __init__(self, path: Path, index: _Index, threads: int):
         self.container, self.stream = _open(path)
         self.stream.codec_context.thread_count = threads
-        self.index, self.next, self.pid, self.reformatter = index, 0, os.getpid(), VideoReformatter()
+        self.index, self.next, self.pid = index, 0, os.getpid()
+        self.resizer, self.reformatter = VideoReformatter(), VideoReformatter()
         self.wanted: set[int]|None = None  # Stamps of frames to come; None: all
         self.last = 0                      # Largest of them
         self.decoded = _decode(_packets(self.container, self.stream), self.stream, index.counted, self.needs)
@@ -289,6 +290,8 @@ def _picture(reader: _Reader, frame: av.VideoFrame, shape: tuple[int, int]) -> n
     "The frame as (H,W,3) uint8, upright."
     matrix = reader.index.matrix
     h, w = shape[::-1] if abs(matrix[1]) > abs(matrix[0]) else shape
+    if frame.format.name in ('yuv420p', 'yuvj420p') and (frame.height, frame.width) != (h, w):
+        frame = reader.resizer.reformat(frame, width=w, height=h, format=frame.format.name.replace('420', '422'), interpolation='AREA', **_ONE_THREAD)
     rgb = reader.reformatter.reformat(frame, width=w, height=h, format='rgb24', interpolation='AREA', **_ONE_THREAD)
     return _upright(rgb.to_ndarray(), matrix)
 
@@ -314,7 +317,7 @@ def _fetch(file: 'VideoFile', i: int, wanted: set[int], last: int) -> tuple[_Rea
         if frame is not None: return reader, frame
     raise ValueError(f'{file.path}: frame {i} of {len(file)} does not decode; the file is damaged there, please encode it anew')
 
-# %% ../nbs/11_video.ipynb #a3069fd3
+# %% ../nbs/11_video.ipynb #13750ac7
 _CHUNK = 4  # frames handed over at once
 
 def _read(file: 'VideoFile', wanted: list[int], out: np.ndarray) -> None:
@@ -332,7 +335,7 @@ def _read(file: 'VideoFile', wanted: list[int], out: np.ndarray) -> None:
         for job in jobs: job.result()
 
 # %% ../nbs/11_video.ipynb #ead683dc
-_VERSION = 1  # To be raised when the same file would decode to other frames
+_VERSION = 2  # To be raised when the same file would decode to other frames; 2: colour at full height when the size changes
 
 class VideoFile:
     "A video file as a frame source: `len(file)` frames, `file[indices]` gives (n,H,W,3) uint8 RGB, upright."
