@@ -5,7 +5,7 @@ python benchmarks/decode.py --small   # three rounds, to try it; writes nothing
 
 Two H.264 clips of 500 frames with the encoder's default distance of key frames, each frame with its number painted into it. All contestants live in
 processes of their own, confined to as many cores as threads, and take turns. A call counts from the file's name, or from an object that was opened
-before, to the array. What each returns is checked first: the numbers, and the pictures against a reference that no contestant made.
+before, to the array; the processor time that it and its children used is noted beside the seconds. What each returns is checked first: the numbers, and the pictures against a reference that no contestant made.
 """
 from common import PEERS, first_line, quartiles, versions, write # first: it sets the number of threads
 
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-N, SIZE, SEED, ROUNDS, CAP_S = 500, 224, 3, 7, 1.5 # a slow contestant stops after three rounds that took CAP_S seconds together
+N, SIZE, SEED, ROUNDS, CAP_S = 500, 224, 3, 7, 1. # a slow contestant stops after three rounds that took CAP_S seconds together
 CLIPS = {'224×224': (224, 224), '480×270': (270, 480)} # height, width
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else range(os.cpu_count())
 
@@ -185,9 +185,9 @@ def worker(name: str, threads: int) -> None:
                 if start == 'object' and path not in kept: kept[path] = opens(path, threads)
                 return read(kept[path] if start == 'object' else opens(path, threads), wanted, threads)
             if opens and start == 'object': call()
-            begin = time.perf_counter()
+            used, begin = sum(os.times()[:4]), time.perf_counter()
             pictures = call()
-            answer = dict(seconds=time.perf_counter() - begin)
+            answer = dict(seconds=time.perf_counter() - begin, cpu=sum(os.times()[:4]) - used)
             if task['check']: answer |= dict(numbers=numbers(pictures).tolist(), psnr=psnr(pictures, path, wanted))
             del pictures
         except Exception as e: answer = dict(error=first_line(e))
@@ -219,8 +219,8 @@ def contest(clip: str, path: str, threads: int, patterns: dict[str, np.ndarray],
     "Rows of one clip with one number of threads."
     peers, rows, checked = {n: Contestant(n, threads) for n in CONTESTANTS}, [], {}
     for pattern, wanted in patterns.items():
-        for start in ('name', 'object'):
-            samples, found, known = {}, {}, checked.get(pattern, {})
+        for start in ('name', 'object')[:1 + ('unsorted' not in pattern)]:
+            samples, cpu, found, known = {}, {}, {}, checked.get(pattern, {})
             for name, peer in peers.items():
                 if name == 'opencv, seeking' and pattern == 'sequential' or start == 'object' and not CONTESTANTS[name][1]: continue
                 found[name] = known.get(name) or peer.ask(path=path, wanted=wanted.tolist(), start=start, check=True)
@@ -229,15 +229,17 @@ def contest(clip: str, path: str, threads: int, patterns: dict[str, np.ndarray],
             for k in range(rounds):
                 for name in names[k % len(names):] + names[:k % len(names)]:
                     if k > 2 and sum(samples[name]) > CAP_S: continue
-                    samples.setdefault(name, []).append(peers[name].ask(path=path, wanted=wanted.tolist(), start=start, check=False)['seconds'])
+                    got = peers[name].ask(path=path, wanted=wanted.tolist(), start=start, check=False)
+                    samples.setdefault(name, []).append(got['seconds'])
+                    cpu.setdefault(name, []).append(got['cpu'])
             for name, f in found.items():
                 row = dict(threads=threads, clip=clip, pattern=pattern, start=start, name=name)
                 if 'error' in f: row['error'] = f['error']
-                else: row |= dict(seconds=quartiles(samples[name]), wrong=int((np.array(f['numbers']) != wanted).sum()), psnr=round(f['psnr'], 2))
+                else: row |= dict(seconds=quartiles(samples[name]), cpu=float(np.median(cpu[name])), wrong=int((np.array(f['numbers']) != wanted).sum()), psnr=round(f['psnr'], 2))
                 rows.append(row)
             best = min(r['seconds']['median'] for r in rows[-len(found):] if 'seconds' in r and r['name'] != 'lrprop' and not r['wrong'])
             print(f'{threads} threads, {clip}, {pattern}, from {start}: best peer {1e3 * best:.0f} ms')
-            for r in rows[-len(found):]: print(f"  {r['name']:16s}" + (f"{1e3 * r['seconds']['median']:7.0f} ms {r['wrong']:4d} wrong {r['psnr']:6.1f} dB" if 'seconds' in r else r['error']), flush=True)
+            for r in rows[-len(found):]: print(f"  {r['name']:16s}" + (f"{1e3 * r['seconds']['median']:7.0f} ms {1e3 * r['cpu']:7.0f} ms of processors {r['wrong']:4d} wrong {r['psnr']:6.1f} dB" if 'seconds' in r else r['error']), flush=True)
     for peer in peers.values(): peer.end()
     return rows
 
