@@ -253,6 +253,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '.', 'doc_host': '.', 'git_u
                                     'lrprop.kernels_gpu._sum': ('kernels_gpu.html#_sum', 'lrprop/kernels_gpu.py'),
                                     'lrprop.kernels_gpu._turn_kernel': ('kernels_gpu.html#_turn_kernel', 'lrprop/kernels_gpu.py'),
                                     'lrprop.kernels_gpu._unpack': ('kernels_gpu.html#_unpack', 'lrprop/kernels_gpu.py')},
+            'lrprop.losses.lav': { 'lrprop.losses.lav.contrastive_idm': ('losses.lav.html#contrastive_idm', 'lrprop/losses/lav.py'),
+                                   'lrprop.losses.lav.lav': ('losses.lav.html#lav', 'lrprop/losses/lav.py')},
             'lrprop.losses.lrprop': { 'lrprop.losses.lrprop.cross_pairs': ('losses.lrprop.html#cross_pairs', 'lrprop/losses/lrprop.py'),
                                       'lrprop.losses.lrprop.cross_video_losses': ( 'losses.lrprop.html#cross_video_losses',
                                                                                    'lrprop/losses/lrprop.py'),
