@@ -27,7 +27,7 @@ def contrastive_idm(
     terms = torch.where(gap > window.reshape(-1, 1, 1), far, cost)
     return torch.where(mask[:, :, None] & mask[:, None], terms, 0.).sum((1, 2))
 
-# %% ../../nbs/53_losses.lav.ipynb #bd8cc761
+# %% ../../nbs/53_losses.lav.ipynb #7f6f0f10
 def lav(
     embs: Tensor,          # (V, K, T, d) L2-normalised embeddings of K clips of V ≥ 2 videos of one action
     steps: Tensor,         # (V, K, T) frame indices
@@ -47,6 +47,7 @@ def lav(
     mask = mask.flatten(0, 1)
     z, n = embs.flatten(0, 1).masked_fill(~mask[..., None], 0.), mask.sum(-1)
     scale = (seq_lens if time == 'normalised' else torch.ones_like(seq_lens)).to(_wide(embs.device))[of]
-    idm = contrastive_idm(cost_matrix(z, z, 'sqeuclidean'), steps.flatten(0, 1)/scale[:, None], torch.full_like(scale, sigma)/scale, mask, margin)  # sigma/scale would round otherwise
+    times, window = steps.flatten(0, 1)/scale[:, None], torch.full_like(scale, sigma)/scale  # a plain sigma/scale rounds otherwise
+    idm = contrastive_idm(cost_matrix(z, z, 'sqeuclidean'), times, window, mask, margin)
     sdtw = soft_dtw_from_embs(z[rows], z[columns], gamma, 'sqeuclidean', torch.stack([n[rows], n[columns]], -1))
     return ((sdtw + alpha*(idm[rows] + idm[columns])) / ((n[rows] + n[columns])/2)).mean()
