@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .core import check_choice
-from .data import JOINT_FLIP
+from .joints import JOINT_FLIP
 
 # %% ../nbs/14_augment.ipynb #332c0912
 @dataclass(frozen=True)
