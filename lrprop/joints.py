@@ -100,9 +100,10 @@ def penn_action_joints(
         videos.append(Video(r.video, frames, r.phases, action, r.split))
     return videos
 
-# %% ../nbs/13_joints.ipynb #4113ffb1
-_CORNERS = {'elbow': ('{} shoulder', '{} elbow', '{} wrist'), 'raise': ('{} hip', '{} shoulder', '{} elbow'), 'spread': ('{other} shoulder', '{} shoulder', '{} elbow'),
-            'bend': ('{} shoulder', '{} hip', '{} knee'), 'straddle': ('{other} hip', '{} hip', '{} knee'), 'knee': ('{} hip', '{} knee', '{} ankle')}
+# %% ../nbs/13_joints.ipynb #ed50f780
+_CORNERS = {'elbow': ('{} shoulder', '{} elbow', '{} wrist'), 'raise': ('{} hip', '{} shoulder', '{} elbow'),
+            'spread': ('{other} shoulder', '{} shoulder', '{} elbow'), 'bend': ('{} shoulder', '{} hip', '{} knee'),
+            'straddle': ('{other} hip', '{} hip', '{} knee'), 'knee': ('{} hip', '{} knee', '{} ankle')}
 ANGLES = {f'{side} {name}': tuple(j.format(side, other=other) for j in corner)  # name → joints a, b, c; the angle is at b
           for name, corner in _CORNERS.items() for side, other in (('left', 'right'), ('right', 'left'))}
 ANGLE_FLIP = (1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10)  # which angle each becomes in a mirror
@@ -113,7 +114,8 @@ def joint_angles(
 ) -> np.ndarray: # (T,12) float32 radians in [0, π], in the order of `ANGLES`; finite
     "Angles between the limbs; one that a limb without length leaves open is interpolated in time. Raises `ValueError` for a wrong shape or a joint that is missing."
     points = np.asarray(points, float)
-    if points.ndim != 3 or points.shape[1] != len(skeleton) or points.shape[2] not in (2, 3): raise ValueError(f'points of shape {points.shape}; valid: (T, {len(skeleton)}, 2) or (T, {len(skeleton)}, 3)')
+    if points.ndim != 3 or points.shape[1] != len(skeleton) or points.shape[2] not in (2, 3):
+        raise ValueError(f'points of shape {points.shape}; valid: (T, {len(skeleton)}, 2) or (T, {len(skeleton)}, 3)')
     missing = {j for corner in ANGLES.values() for j in corner} - set(skeleton)
     if missing: raise ValueError(f'the skeleton has no {min(missing)!r}; its joints: {", ".join(skeleton)}')
     a, b, c = np.array([[skeleton.index(j) for j in corner] for corner in ANGLES.values()]).T

