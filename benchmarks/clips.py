@@ -91,7 +91,7 @@ class Sampler(threading.Thread):
 
 def one(step: str, clips: str, store: str, workers: str) -> dict:
     "A run: what is reported of it."
-    clips, store, how = Path(clips), Path(store), dict(WORKERS[workers])
+    clips, store, how, load = Path(clips), Path(store), dict(WORKERS[workers]), os.getloadavg()[0]  # of the machine in the last minute, the run before this one included
     paths, backbone = sorted(clips.glob('*.mp4')), load_backbone(BACKBONE, size=SIZE)
     local = nullcontext()
     if how.pop('cluster', False):
@@ -115,7 +115,7 @@ def one(step: str, clips: str, store: str, workers: str) -> dict:
     samples = [s for s in sampler.samples if s[1]] or sampler.samples[-1:]
     (first, first_s), (last, last_s) = ((s[1], s[2]) for s in (samples[0], next(s for s in samples if s[1] == samples[-1][1])))
     thin = np.unique(np.linspace(0, len(samples) - 1, 20).round().astype(int))
-    return dict(step=step, n=n, workers=workers, seconds=seconds, start_s=first_s, clips_per_s=(last - first)/(last_s - first_s) if last > first else n/seconds,
+    return dict(step=step, n=n, workers=workers, load_before=load, seconds=seconds, start_s=first_s, clips_per_s=(last - first)/(last_s - first_s) if last > first else n/seconds,
                 parent_mib=max(s[3] for s in sampler.samples), worker_mib=sampler.worker if workers != '1 process' else None,
                 hits=sampler.samples[-1][0], misses=sampler.samples[-1][1], timeline=[samples[i][1:] for i in thin])
 

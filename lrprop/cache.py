@@ -115,6 +115,7 @@ def _map(path: Path, start: int, shape: tuple[int, int]) -> np.ndarray:
     weakref.finalize(whole, _n_maps.subtract, ('open',)).atexit = False
     return whole[start:].view('<f4').reshape(shape)
 
+# %% ../nbs/22_cache.ipynb #27c50360
 def read_entry(
     path: Path,             # Where from
     shape: tuple[int, int], # (L, dim) it must have
@@ -152,6 +153,7 @@ def cache_size() -> float:
     if not match: raise ValueError(f"LRPROP_CACHE_SIZE={text!r} is no size; valid: a number with or without K, M, G or T, such as '500 MB', or 'none'")
     return float(match[1]) * _UNITS[match[2].upper()]
 
+# %% ../nbs/22_cache.ipynb #43525558
 def _scan(folder: Path) -> Iterator[tuple[int, int, Path]]:
     "(time of last use in ns, bytes, path) of each entry; deletes what killed processes left."
     for shard in sorted(folder.glob('[0-9a-f][0-9a-f]')):
