@@ -254,7 +254,7 @@ def _fill_one(numbered: tuple, backbone: Backbone, n_variants: int, **how) -> tu
     video, i = numbered
     if not isinstance(video, Video): video = video()
     paths, _, n_missing = _fill(video, backbone, n_variants=n_variants*(video.split == 'train'), **how)
-    return i, replace(video, frames=np.empty((len(video), 0), np.float32), variants=()), paths, n_missing, os.getpid()
+    return i, replace(video, frames=np.broadcast_to(np.float32(0), (len(video), 0)), variants=()), paths, n_missing, os.getpid()
 
 def cache_videos(
     videos: Iterable[Video|Callable[[], Video]], # Videos of images, or functions that open one
@@ -281,8 +281,11 @@ def cache_videos(
             failures.append(Failure(result.item[0], result.error))
             continue
         i, video, paths, n_missing, process = result
+        if process != os.getpid(): _used.update(hits=len(paths) - n_missing, misses=n_missing)
+        done[i] = video, paths
+    mapped = []
+    for video, paths in (done.pop(i) for i in sorted(done)):  # not before the last is computed: small things that stay, made among large ones that go, leave holes in memory
         features = [read_entry(path, (len(video), backbone.dim)) for path in paths]
         if any(f is None for f in features): raise ValueError(f'{video.name}: its features are no longer in {folder}; the limit of the cache is too small for this data set, or a worker sees another folder of this name')
-        if process != os.getpid(): _used.update(hits=len(paths) - n_missing, misses=n_missing)
-        done[i] = replace(video, frames=features[0], variants=tuple(features[1:]))
-    return [done[i] for i in sorted(done)], failures
+        mapped.append(replace(video, frames=features[0], variants=tuple(features[1:])))
+    return mapped, failures
