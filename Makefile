@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := settings.ini setup.py pyproject.toml
 
-.PHONY: demo test docs bench clean
+.PHONY: demo test docs bench bench-data clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -37,6 +37,11 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/decode.py
+
+bench-data: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/clips.py
 
 clean:
 	rm -rf _proc _docs build dist *.egg-info

@@ -42,6 +42,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '.', 'doc_host': '.', 'git_u
                                  'lrprop.backbone.PaperBackbone': ('backbone.html#paperbackbone', 'lrprop/backbone.py'),
                                  'lrprop.backbone.PaperBackbone.__init__': ('backbone.html#paperbackbone.__init__', 'lrprop/backbone.py'),
                                  'lrprop.backbone.PaperBackbone.forward': ('backbone.html#paperbackbone.forward', 'lrprop/backbone.py'),
+                                 'lrprop.backbone.PaperBackbone.frozen_part': ( 'backbone.html#paperbackbone.frozen_part',
+                                                                                'lrprop/backbone.py'),
                                  'lrprop.backbone.PaperBackbone.train': ('backbone.html#paperbackbone.train', 'lrprop/backbone.py'),
                                  'lrprop.backbone._Lite0': ('backbone.html#_lite0', 'lrprop/backbone.py'),
                                  'lrprop.backbone._Lite0.__init__': ('backbone.html#_lite0.__init__', 'lrprop/backbone.py'),

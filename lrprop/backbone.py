@@ -8,9 +8,11 @@ __all__ = ['RESNET50_URL', 'BACKBONES', 'Backbone', 'Matched', 'load_byol', 'wri
 
 # %% ../nbs/20_backbone.ipynb #a21487e5
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from math import isqrt
 from pathlib import Path
 from typing import NamedTuple
 
@@ -220,13 +222,21 @@ class PaperBackbone(_Takes, nn.Module):
         return self
 
     def forward(self,
-        frames: Tensor, # (n, 3, H, W) normalised, H = W = 224 in the paper
+        frames: Tensor, # (n, 3, H, W) normalised, H = W = 224 in the paper; or (n, dim) features of `frozen_part`
     ) -> Tensor: # (n, 2048)
         pooled = []
         for x in frames.split(self.sub_batch):
-            with torch.no_grad(): x = self.trunk(x)
+            if x.ndim == 2: x = x.unflatten(1, (1024, *2*(isqrt(x.shape[1] // 1024),)))
+            else:
+                with torch.no_grad(): x = self.trunk(x)
             pooled.append(self.layer4(x).amax((2, 3)))
         return torch.cat(pooled)
+
+    def frozen_part(self,
+        size: int = 224, # Side of the images, in pixels
+    ) -> Backbone: # With the same weights, not a copy
+        "The trunk up to the maps that layer4 takes, flattened: 1024 × 14 × 14 at 224 pixels; for the cache."
+        return Backbone('resnet50_trunk', nn.Sequential(self.trunk, nn.Flatten()), size, self.mean, self.std, 1024*(-(-size // 16))**2)
 
 # %% ../nbs/20_backbone.ipynb #2961ae6f
 @torch.inference_mode()

@@ -115,6 +115,7 @@ def _map(path: Path, start: int, shape: tuple[int, int]) -> np.ndarray:
     weakref.finalize(whole, _n_maps.subtract, ('open',)).atexit = False
     return whole[start:].view('<f4').reshape(shape)
 
+# %% ../nbs/22_cache.ipynb #27c50360
 def read_entry(
     path: Path,             # Where from
     shape: tuple[int, int], # (L, dim) it must have
@@ -152,6 +153,7 @@ def cache_size() -> float:
     if not match: raise ValueError(f"LRPROP_CACHE_SIZE={text!r} is no size; valid: a number with or without K, M, G or T, such as '500 MB', or 'none'")
     return float(match[1]) * _UNITS[match[2].upper()]
 
+# %% ../nbs/22_cache.ipynb #43525558
 def _scan(folder: Path) -> Iterator[tuple[int, int, Path]]:
     "(time of last use in ns, bytes, path) of each entry; deletes what killed processes left."
     for shard in sorted(folder.glob('[0-9a-f][0-9a-f]')):
@@ -247,12 +249,12 @@ def cached_features(
     return replace(video, frames=features[0], variants=tuple(features[1:]))
 
 # %% ../nbs/22_cache.ipynb #cc31a63c
-def _fill_one(numbered: tuple, backbone: Backbone, n_variants: int, **how) -> tuple[int, Video, list[Path], int]:
-    "In a worker: fill the cache with a video; returns its number, its record without frames, and where its features are."
+def _fill_one(numbered: tuple, backbone: Backbone, n_variants: int, **how) -> tuple[int, Video, list[Path], int, int]:
+    "In a worker: fill the cache with a video; returns its number, its record without frames, where its features are, how many were missing, and the process."
     video, i = numbered
     if not isinstance(video, Video): video = video()
     paths, _, n_missing = _fill(video, backbone, n_variants=n_variants*(video.split == 'train'), **how)
-    return i, replace(video, frames=np.empty((len(video), 0), np.float32), variants=()), paths, n_missing
+    return i, replace(video, frames=np.broadcast_to(np.float32(0), (len(video), 0)), variants=()), paths, n_missing, os.getpid()
 
 def cache_videos(
     videos: Iterable[Video|Callable[[], Video]], # Videos of images, or functions that open one
@@ -278,9 +280,12 @@ def cache_videos(
         if isinstance(result, Failure):
             failures.append(Failure(result.item[0], result.error))
             continue
-        i, video, paths, n_missing = result
+        i, video, paths, n_missing, process = result
+        if process != os.getpid(): _used.update(hits=len(paths) - n_missing, misses=n_missing)
+        done[i] = video, paths
+    mapped = []
+    for video, paths in (done.pop(i) for i in sorted(done)):  # not before the last is computed: small things that stay, made among large ones that go, leave holes in memory
         features = [read_entry(path, (len(video), backbone.dim)) for path in paths]
         if any(f is None for f in features): raise ValueError(f'{video.name}: its features are no longer in {folder}; the limit of the cache is too small for this data set, or a worker sees another folder of this name')
-        if n_jobs != 1 or cluster is not None: _used.update(hits=len(paths) - n_missing, misses=n_missing)
-        done[i] = replace(video, frames=features[0], variants=tuple(features[1:]))
-    return [done[i] for i in sorted(done)], failures
+        mapped.append(replace(video, frames=features[0], variants=tuple(features[1:])))
+    return mapped, failures

@@ -8,7 +8,6 @@ __all__ = ['Failure', 'each']
 # %% ../nbs/01_parallel.ipynb #199352d6
 import errno
 import hashlib
-import os
 import pickle
 import traceback
 import warnings
