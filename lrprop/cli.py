@@ -35,12 +35,14 @@ class Demo:
 class Train:
     "Train and score one method on one data set."
     method: str = 'lrprop'      # scl or lrprop; or chance, time, frozen, which train nothing
-    dataset: str = 'synthetic'  # synthetic (built in), pouring, penn_action, penn_joints, or folder (your own videos)
+    dataset: str = 'synthetic'  # synthetic (built in), pouring, penn_action, penn_joints, penn_angles, or folder (your own videos)
     root: str|None = None       # All but synthetic: where the data lies; of pouring and penn_action, the root of lrprop prepare
-    action: str = 'pouring'     # penn_action, penn_joints: which action
+    action: str = 'pouring'     # penn_action, penn_joints, penn_angles: which action
     preset: str = 'quick'       # synthetic: quick or paper
     out: Path|None = None       # Run folder; runs/DATASET-ACTION-METHOD-sSEED if not given (of a folder, its name for the action)
     backbone: str = 'efficientnet_lite0_grid' # Frame features of videos; joints have none
+    weights: str|None = None    # resnet50_byol: the file of its checkpoint
+    center: bool = False        # Subtract each video's mean feature
     n_epochs: int = 300         # Epochs
     lr: float = 1e-4            # First learning rate; falls along half a cosine
     n_frames: int|None = None   # Frames a clip; the paper's Table 5 if not given

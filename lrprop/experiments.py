@@ -23,18 +23,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from . import __version__
 from .augment import augment_joints, ssl_augment
-from .backbone import BACKBONES, load_backbone
-from .cache import cached_features
+from .backbone import BACKBONES, center, load_backbone
+from .cache import cache_videos
 from .core import Video, check_choice, content_hash, pick_device, replacing, seed_torch_at
 from .data import check_trainable, video_folder
 from .dataset import find_prepared, load_prepared
 from .encoder import Encoder
 from .evaluate import embed_chance, embed_frozen, embed_time, embed_trained, evaluate
-from .joints import penn_action_joints
+from .joints import penn_action_joints, with_angles
 from .losses.lrprop import lrprop
 from .losses.scl import scl
 from .phases import canonical_action
@@ -80,14 +79,16 @@ PAPER_SETTINGS = {  # action → T, λ1, λ2
 class Experiment:
     "One run: a method, a data set, and every number that matters."
     method: str = 'lrprop'         # scl or lrprop; or chance, time, frozen, which train nothing
-    dataset: str = 'synthetic'     # synthetic (built in), pouring, penn_action, penn_joints, or folder (your own videos)
-    action: str = 'pouring'        # penn_action, penn_joints: which action
+    dataset: str = 'synthetic'     # synthetic (built in), pouring, penn_action, penn_joints, penn_angles, or folder (your own videos)
+    action: str = 'pouring'        # penn_action, penn_joints, penn_angles: which action
     root: str|None = None          # All but synthetic: where the data lies; pouring, penn_action: the root of `lrprop prepare`
     preset: str = 'quick'          # synthetic: quick or paper
     data_seed: int = 0             # Of the built-in videos, and of the split of a folder
     n_train: int|None = None       # synthetic: training videos; None = the preset's
     n_val: int|None = None         # synthetic: validation videos; None = the preset's
     backbone: str = 'efficientnet_lite0_grid' # Frame features of videos; joints have none
+    weights: str|None = None       # resnet50_byol: the file of its checkpoint
+    center: bool = False           # Subtract each video's mean feature
     n_variants: int = 2            # Augmented versions of each training video whose features are cached
     seed: int = 0                  # Of initial weights, sampling, augmentation and dropout
     n_frames: int|None = None      # T, frames a clip; None = Table 5
@@ -145,10 +146,9 @@ def stride_of(
 # %% ../nbs/80_experiments.ipynb #feb7b904
 def _with_features(experiment: Experiment, videos: Sequence[Video], device: torch.device|str) -> list[Video]:
     "The videos with frozen backbone features for frames, and augmented versions of those trained on."
-    backbone = load_backbone(experiment.backbone, device)
+    backbone = load_backbone(experiment.backbone, device, weights=experiment.weights)
     augment = partial(ssl_augment, size=backbone.size, mean=backbone.mean, std=backbone.std)
-    return [cached_features(v, backbone, n_variants=experiment.n_variants*(v.split == 'train'), augment=augment, seed=experiment.seed)
-            for v in tqdm(videos, desc='features', unit='video')]
+    return cache_videos(videos, backbone, n_variants=experiment.n_variants, augment=augment, seed=experiment.seed, desc='features')[0]
 
 def _root(experiment: Experiment) -> Path:
     if experiment.root is None: raise ValueError(f'data set {experiment.dataset!r} needs root: the folder where it lies')
@@ -170,6 +170,7 @@ DATASETS = {
     'pouring': DataSet(_prepared, lambda a: 'pouring'),
     'penn_action': DataSet(_prepared, **_by_action),
     'penn_joints': DataSet(lambda e: penn_action_joints(_root(e), e.action), **_by_action, augment=augment_joints),
+    'penn_angles': DataSet(lambda e: with_angles(penn_action_joints(_root(e), e.action)), **_by_action),
     'folder': DataSet(_own, short=lambda e: True, named_by_root=True),
 }
 
@@ -191,7 +192,7 @@ def load_videos(
     videos = DATASETS[experiment.dataset].videos(experiment)
     check_runnable(videos, experiment)
     if not isinstance(videos[0].frames, np.ndarray): videos = _with_features(experiment, videos, device)
-    return videos
+    return [replace(v, frames=center(v.frames), variants=tuple(map(center, v.variants))) for v in videos] if experiment.center else videos
 
 # %% ../nbs/80_experiments.ipynb #71f67e37
 def write_json(
@@ -226,10 +227,10 @@ def provenance(
 
 def record_config(
     experiment: Experiment, # Resolved or not
-) -> dict: # Every field but where the data lies
-    "The configuration of a run as it is recorded and compared."
+) -> dict: # Every field but where data and weights lie
+    "The configuration of a run as it is recorded and compared; what lies there shows in `data_hash`."
     config = asdict(resolve(experiment))
-    config.pop('root')
+    for place in ('root', 'weights'): config.pop(place)
     return config
 
 # %% ../nbs/80_experiments.ipynb #fb5377f5
