@@ -258,6 +258,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '.', 'doc_host': '.', 'git_u
                                                                                    'lrprop/losses/lrprop.py'),
                                       'lrprop.losses.lrprop.lrprop': ('losses.lrprop.html#lrprop', 'lrprop/losses/lrprop.py')},
             'lrprop.losses.scl': {'lrprop.losses.scl.scl': ('losses.scl.html#scl', 'lrprop/losses/scl.py')},
+            'lrprop.losses.tcn': {'lrprop.losses.tcn.tcn': ('losses.tcn.html#tcn', 'lrprop/losses/tcn.py')},
             'lrprop.metrics': { 'lrprop.metrics._both_ways': ('metrics.html#_both_ways', 'lrprop/metrics.py'),
                                 'lrprop.metrics._checked': ('metrics.html#_checked', 'lrprop/metrics.py'),
                                 'lrprop.metrics._clock': ('metrics.html#_clock', 'lrprop/metrics.py'),
