@@ -99,7 +99,7 @@ def demo(
     base = Experiment(n_epochs=n_epochs, lr=LR, n_train=n_train, n_val=n_val, seed=seed)
     config = record_config(base)
     check_folder(folder, config)
-    images = DATASETS['synthetic'](base)
+    images = DATASETS['synthetic'].videos(base)
     features = load_videos(base, device)
     claim_folder(folder, config)
     results = {m: run(replace(base, method=m), folder/m, features, device) for m in (*UNTRAINED, *METHODS)}

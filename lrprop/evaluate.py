@@ -78,10 +78,11 @@ def score(
     if left_out: warnings.warn(f'metrics that need labels leave out {len(left_out)} unlabelled video(s): {", ".join(left_out)}')
     (train, y_train), (val, y_val) = (drop_unlabelled(*map(list, zip(*split))) for split in labelled)
     candidates = sum(sorted(-(-len(e) // stride) for e in val)[:-1])  # AP of a query in the longest video has the fewest
+    found = [k for k in ks if k <= candidates]
     for metric in tqdm([
         lambda: {'tau': kendalls_tau(val, stride)},
         lambda: {'progress': phase_progression(val, y_val, train, y_train)},
-        lambda: {f'ap@{k}': ap for k, ap in average_precision(val, y_val, [k for k in ks if k <= candidates], stride).items()},
+        lambda: {f'ap@{k}': ap for k, ap in average_precision(val, y_val, found, stride).items()} if found else {},
         *[lambda c=c, f=f: {f'{c}@{round(100*f)}': phase_classification(val, y_val, train, y_train, f, c)} for c in ('svm', 'linear') for f in fractions],
         lambda: {'dtw_accuracy': dtw_accuracy(val, y_val)},
     ], desc='metrics', unit='metric', leave=False): row |= metric()

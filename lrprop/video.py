@@ -10,9 +10,13 @@ import hashlib
 import os
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
+from multiprocessing import parent_process
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -91,16 +95,28 @@ def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> 
         except (StopIteration, av.FFmpegError): return
         yield packet
 
-def _decode(container: av.container.InputContainer, stream: av.VideoStream, counted: bool) -> Iterator[tuple[int, av.VideoFrame]]:
-    "All sound frames from here on with their stamps."
-    n = 0
-    for packet in _packets(container, stream):
+def _decode(packets: Iterable[av.Packet], stream: av.VideoStream, counted: bool, needed: Callable[[int], bool]|None = None) -> Iterator[tuple[int, av.VideoFrame]]:
+    "All sound frames of the packets with their stamps, except those that neither `needed` nor other pictures ask for."
+    n, codec = 0, stream.codec_context
+    choosy = needed is not None and not counted and codec.name == 'h264'
+    for packet in packets:
+        if choosy: codec.skip_frame = 'DEFAULT' if packet.pts is None or needed(packet.pts) else 'NONREF'
         try: frames = [] if packet.is_corrupt else packet.decode()
         except av.FFmpegError: continue
         for frame in frames:
             if frame.is_corrupt: continue
             yield (n if counted else frame.pts), frame
             n += 1
+
+# %% ../nbs/11_video.ipynb #953efcf5
+def _jump(container: av.container.InputContainer, stream: av.VideoStream, key: np.ndarray) -> Iterator[av.Packet]:
+    "Packets from a key frame on, given by stamp and decoding time; from one before it where the container does no better."
+    for time in key.tolist():
+        container.seek(time, stream=stream)
+        packets = _packets(container, stream)
+        first = next(packets, None)
+        if first is not None and first.is_keyframe and first.pts == key[0]: break
+    return chain(() if first is None else (first,), packets)
 
 # %% ../nbs/11_video.ipynb #f37d0fd5
 def _list_packets(container: av.container.InputContainer, stream: av.VideoStream) -> tuple[np.ndarray|None, np.ndarray, int]:
@@ -120,20 +136,54 @@ def _list_packets(container: av.container.InputContainer, stream: av.VideoStream
     return stamps[early:], keys, claimed - early
 
 # %% ../nbs/11_video.ipynb #9f112c2c
+def _whole_end(container: av.container.InputContainer, stream: av.VideoStream, stamps: np.ndarray|None, keys: np.ndarray) -> av.VideoFrame|None:
+    "Some decoded frame if the packets from the last key frame on are sound, otherwise None."
+    if stamps is None or not len(stamps) or not len(keys): return None
+    if len(keys) == 1: container, stream = _open(Path(container.name))  # some files cannot be wound back to their beginning
+    codec, passed = stream.codec_context, False
+    codec.options, told = {'skip_loop_filter': 'all'}, codec.name == 'h264'
+    if told: codec.skip_frame = 'NONKEY'
+    frame = None
+    try:
+        for packet in _jump(container, stream, keys[-1]) if len(keys) > 1 else _packets(container, stream):
+            for frame in packet.decode():
+                if frame.is_corrupt: return None
+                passed |= not told and frame.pts == stamps[-1]
+            if packet.is_corrupt: return None
+            passed |= told and packet.pts == stamps[-1]
+    except av.FFmpegError: return None
+    return frame if passed else None
+
 def _try_end(path: Path, stamps: np.ndarray|None, keys: np.ndarray) -> tuple[av.VideoFrame|None, np.ndarray]:
     "Some decoded frame, and the stamps up to the last that decodes; counts if there are none."
     if stamps is None:
         frame, n = None, 0
-        for n, (_, frame) in enumerate(_decode(*_open(path), counted=True), 1): pass
+        container, stream = _open(path)
+        for n, (_, frame) in enumerate(_decode(_packets(container, stream), stream, True), 1): pass
         return frame, np.arange(n)
     shown = set(stamps.tolist())
     for k in reversed(range(len(keys))):
         container, stream = _open(path)
-        if k: container.seek(int(keys[k, 1]), stream=stream)
+        packets = _jump(container, stream, keys[k]) if k else _packets(container, stream)
         frame, last = None, -2**63
-        for stamp, frame in ((s, f) for s, f in _decode(container, stream, False) if s in shown): last = max(last, stamp)
+        for stamp, frame in ((s, f) for s, f in _decode(packets, stream, False) if s in shown): last = max(last, stamp)
         if frame is not None: return frame, stamps[stamps <= last]
     return None, stamps[:0]
+
+# %% ../nbs/11_video.ipynb #f95e8bcf
+def _vint(data: bytes, at: int) -> tuple[int, int]:
+    "Matroska's number of 1 to 8 bytes at a place, and the place behind it."
+    n = 9 - data[at].bit_length()
+    return int.from_bytes(data[at:at + n], 'big') - (1 << 7*n), at + n
+
+def _announced_bytes(path: Path) -> int:
+    "Length of an AVI, Matroska or WebM file as it states it; 0 where it does not, and of other files."
+    with path.open('rb') as file: head = file.read(256)
+    if head[:4] == b'RIFF': return 8 + int.from_bytes(head[4:8], 'little')
+    segment = head.find(b'\x18S\x80g') + 4  # behind the head there is one segment, which holds all
+    if head[:4] != b'\x1aE\xdf\xa3' or segment == 3: return 0
+    n, start = _vint(head, segment)
+    return start + n if n < (1 << 7*(start - segment)) - 1 else 0  # all ones: not known
 
 # %% ../nbs/11_video.ipynb #fdb097b7
 def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
@@ -167,7 +217,8 @@ class _Index:
 def _build_index(path: Path) -> _Index:
     container, stream = _open(path)
     told, keys, claimed = _list_packets(container, stream)
-    frame, stamps = _try_end(path, told, keys)
+    frame, stamps = _whole_end(container, stream, told, keys), told
+    if frame is None: frame, stamps = _try_end(path, told, keys)
     n, span = len(stamps), 0
     if n < 2: raise ValueError(f'{path}: {n} of {claimed} frames can be decoded; {_EXPECTED}')
     if told is not None: span = int(stamps[-1] - stamps[0]) * stream.time_base
@@ -179,25 +230,32 @@ _SKIP = 8  # pictures decoded and thrown away rather than jumping over them
 
 class _Reader:
     "An open file that decodes forward from where it was put."
-    def __init__(self, path: Path, index: _Index):
+    def __init__(self, path: Path, index: _Index, threads: int):
         self.container, self.stream = _open(path)
-        self.index, self.next, self.pid, self.reformatter = index, 0, os.getpid(), VideoReformatter()
-        self.decoded = _decode(self.container, self.stream, index.counted)
+        self.stream.codec_context.thread_count = threads
+        self.index, self.next, self.pid = index, 0, os.getpid()
+        self.resizer, self.reformatter = VideoReformatter(), VideoReformatter()
+        self.wanted: set[int]|None = None  # Stamps of frames to come; None: all
+        self.last = 0                      # Largest of them
+        self.decoded = _decode(_packets(self.container, self.stream), self.stream, index.counted, self.needs)
+
+    def needs(self, stamp: int) -> bool: return self.wanted is None or stamp > self.last or stamp in self.wanted
 
     def approach(self, i: int) -> bool:
         "Jump if that pays; False if frame `i` can be reached by opening the file anew only."
+        if self.next == i: return True
         key = self.index.key(i)
         if key == 0: return self.next <= i
         start = self.index.first(key)
         if self.next <= i and start - self.next <= _SKIP: return True
-        try: self.container.seek(int(self.index.keys[key, 1]), stream=self.stream)
+        try: packets = _jump(self.container, self.stream, self.index.keys[key])
         except av.FFmpegError: return False
-        self.decoded, self.next = _decode(self.container, self.stream, False), start
+        self.decoded, self.next = _decode(packets, self.stream, False, self.needs), start
         return True
 
     def until(self, i: int) -> av.VideoFrame|None:
         "Frame `i`, or None if it does not come."
-        stamp, self.next = self.index.stamps[i], float('inf')
+        stamp, self.next = int(self.index.stamps[i]), float('inf')
         for found, frame in self.decoded:
             if found == stamp: self.next = i + 1
             if found >= stamp: return frame if found == stamp else None
@@ -208,9 +266,15 @@ _MAX_OPEN = 16
 _OPEN: WeakValueDictionary = WeakValueDictionary()  # files that hold a reader, the longest held first
 _OPEN_LOCK = threading.Lock()
 
+def _n_threads(threads: int|None) -> int:
+    "As asked for; by default 2 where the process has two cores and is not one of many."
+    if threads is not None: return threads
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return min(cores, 2) if parent_process() is None else 1
+
 def _open_anew(file: 'VideoFile') -> _Reader:
     "Give a file a new reader, and take the oldest away where too many are open."
-    file._reader = reader = _Reader(file.path, file._index)
+    file._reader = reader = _Reader(file.path, file._index, _n_threads(file.threads))
     with _OPEN_LOCK:
         _OPEN.pop(id(file), None)
         _OPEN[id(file)] = file
@@ -226,6 +290,8 @@ def _picture(reader: _Reader, frame: av.VideoFrame, shape: tuple[int, int]) -> n
     "The frame as (H,W,3) uint8, upright."
     matrix = reader.index.matrix
     h, w = shape[::-1] if abs(matrix[1]) > abs(matrix[0]) else shape
+    if frame.format.name in ('yuv420p', 'yuvj420p') and (frame.height, frame.width) != (h, w):
+        frame = reader.resizer.reformat(frame, width=w, height=h, format=frame.format.name.replace('420', '422'), interpolation='AREA', **_ONE_THREAD)
     rgb = reader.reformatter.reformat(frame, width=w, height=h, format='rgb24', interpolation='AREA', **_ONE_THREAD)
     return _upright(rgb.to_ndarray(), matrix)
 
@@ -239,31 +305,53 @@ def _check_indices(indices: np.ndarray|slice, n: int, path: Path) -> np.ndarray:
     return indices
 
 # %% ../nbs/11_video.ipynb #d859a3b2
-def _fetch(file: 'VideoFile', i: int) -> np.ndarray:
-    "Frame `i` as (H,W,3) uint8."
+def _fetch(file: 'VideoFile', i: int, wanted: set[int], last: int) -> tuple[_Reader, av.VideoFrame]:
+    "Frame `i` as decoded, and the reader that it came from."
     for anew in (False, True):
         reader = file._reader
         if anew or reader is None or reader.pid != os.getpid() or not reader.approach(i):
             reader = _open_anew(file)
             if not anew: reader.approach(i)
+        reader.wanted, reader.last = None if anew else wanted, last
         frame = reader.until(i)
-        if frame is not None: return _picture(reader, frame, file.shape[1:3])
+        if frame is not None: return reader, frame
     raise ValueError(f'{file.path}: frame {i} of {len(file)} does not decode; the file is damaged there, please encode it anew')
 
+# %% ../nbs/11_video.ipynb #13750ac7
+_CHUNK = 4  # frames handed over at once
+
+def _read(file: 'VideoFile', wanted: list[int], out: np.ndarray) -> None:
+    "Fill the rows of `out` with the wanted frames, which come in increasing order."
+    def convert(row, fetched):
+        for row, (reader, frame) in enumerate(fetched, row): out[row] = _picture(reader, frame, out.shape[1:3])
+    stamps, jobs = set(file._index.stamps[wanted].tolist()), deque()
+    threads, last = _n_threads(file.threads), max(stamps, default=0)
+    with ThreadPoolExecutor(1) as pool:
+        for row in range(0, len(wanted), _CHUNK):
+            fetched = [_fetch(file, i, stamps, last) for i in wanted[row:row + _CHUNK]]
+            if threads == 1 or len(wanted) <= _CHUNK: convert(row, fetched)
+            else: jobs.append(pool.submit(convert, row, fetched))
+            if len(jobs) > 2: jobs.popleft().result()
+        for job in jobs: job.result()
+
 # %% ../nbs/11_video.ipynb #ead683dc
-_VERSION = 1  # To be raised when the same file would decode to other frames
+_VERSION = 2  # To be raised when the same file would decode to other frames; 2: colour at full height when the size changes
 
 class VideoFile:
     "A video file as a frame source: `len(file)` frames, `file[indices]` gives (n,H,W,3) uint8 RGB, upright."
     def __init__(self,
         path: str|Path, # The file
         size: int|tuple[int, int]|None = None, # None: as stored; an int: squashed to size × size; (height, width): squashed to that
+        threads: int|None = None, # 1, or 2 to decode and convert at the same time; None: 2 where there are two cores, but 1 in a child process
     ):
-        self.path, self.size = Path(path), size
+        self.path, self.size, self.threads = Path(path), size, threads
         if size is not None and not all(isinstance(s, int) and s > 0 for s in np.atleast_1d(size).tolist()):
             raise ValueError(f'{self.path}: size={size!r} is neither None nor a positive whole number nor (height, width)')
+        if threads not in (None, 1, 2): raise ValueError(f'{self.path}: threads={threads!r}; valid: None, 1, 2')
         self._index = index = _build_index(self.path)
+        lost = _announced_bytes(self.path) - self.path.stat().st_size
         if index.missing: warnings.warn(f'{self.path}: the last {index.missing} of {len(self) + index.missing} frames do not decode and are left out', stacklevel=2)
+        elif lost > 1: warnings.warn(f'{self.path}: at least {lost} bytes are missing at the end; {len(self)} frames are left', stacklevel=2)  # an AVI may lack its padding
         shown = index.stored[::-1] if abs(index.matrix[1]) > abs(index.matrix[0]) else index.stored
         self.fps, self.shape = index.fps, (len(self), *(shown if size is None else np.broadcast_to(size, 2).tolist()), 3)  # shape is (n, H, W, 3)
         self.__setstate__({})
@@ -285,6 +373,5 @@ class VideoFile:
         indices = _check_indices(indices, len(self), self.path)
         wanted, back = np.unique(indices, return_inverse=True)
         out = np.empty((len(wanted), *self.shape[1:]), np.uint8)
-        with self._lock:
-            for row, i in enumerate(wanted.tolist()): out[row] = _fetch(self, i)
+        with self._lock: _read(self, wanted.tolist(), out)
         return out if np.array_equal(wanted, indices) else out[back.reshape(indices.shape)]

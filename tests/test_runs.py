@@ -99,6 +99,60 @@ def test_folder_of_unlabelled_clips(tmp_path):
     assert set(read(tmp_path/'run/result.json')['scores']) == {'tau'}  # all that needs no labels
 
 
+def write_format(name, folder):
+    "A fixture of a published format; what to prepare it as, and what to train with."
+    from lrprop.carl import write_carl_fixture
+    from lrprop.formats import write_folder_fixture, write_pouring_fixture
+    from lrprop.penn_action import write_penn_action_fixture
+    if name == 'tfrecords': write_pouring_fixture(folder, 4, 4); return 'pouring', ()
+    if name == 'carl pouring': write_carl_fixture(folder, 'pouring', 4, 4); return 'pouring', ()
+    if name == 'carl penn': write_carl_fixture(folder, 'penn_action'); return 'penn_action', ('--action', 'squats')
+    if name == 'penn': write_penn_action_fixture(folder); return 'penn_action', ('--action', 'squats')
+    write_folder_fixture(folder)
+    return 'folder', ()
+
+
+@pytest.mark.parametrize('name', ['tfrecords', 'carl pouring', 'carl penn', 'penn', 'folder'])
+def test_prepare_and_train_each_format(name, tmp_path):
+    "The installed command, from the published files to scores."
+    dataset, words = write_format(name, tmp_path/'source')
+    command = Path(sys.executable).parent/'lrprop'
+    def run(*words):
+        done = subprocess.run([str(w) for w in (command, *words)], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+    n = {'pouring': 8, 'penn_action': 12, 'folder': 6}[dataset]
+    assert f' {n} videos, {n} of them new' in run('prepare', dataset, '--source', 'source', '--root', 'root')
+    if name == 'tfrecords': assert ', 0 of them new' in run('prepare', dataset, '--source', 'source', '--root', 'root')
+    shutil.rmtree(tmp_path/'source')  # nothing of it is needed any more
+    run('train', '--dataset', dataset, '--root', 'root', *words, '--n-frames', 8, '--n-epochs', 1, '--device', 'cpu', '--out', 'run', '--method', 'scl')
+    scores = read(tmp_path/'run/result.json')['scores']
+    assert {'tau', 'progress', 'svm@100', 'dtw_accuracy'} <= set(scores) <= METRICS and np.isfinite(list(scores.values())).all()
+
+
+def test_prepare_survives_sigkill_at_any_moment(tmp_path):
+    "Killed again and again, with one process and with two, it ends with the very bytes of an undisturbed run."
+    from lrprop.dataset import load_prepared
+    from lrprop.penn_action import write_penn_action_fixture
+    write_penn_action_fixture(tmp_path/'source', 12, 4, ('bowl', 'squat', 'pushup'))
+    def start(root, jobs=1): return subprocess.Popen([str(w) for w in (Path(sys.executable).parent/'lrprop', 'prepare', 'penn_action', '--source', tmp_path/'source', '--root', root, '--jobs', jobs)],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    def tree(root): return {p.relative_to(root): p.read_bytes() for p in root.rglob('*') if p.is_file()}
+    assert ', 48 of them new' in start(tmp_path/'straight').communicate(timeout=300)[0]
+    folder, rng = tmp_path/'killed/penn_action', np.random.default_rng(0)
+    for jobs, files in ((1, 3), (2, 12), (1, 25), (1, 40)):
+        process = start(tmp_path/'killed', jobs)
+        while process.poll() is None and len(list(folder.glob('frames/*.zip'))) < files: time.sleep(.001)
+        time.sleep(rng.uniform(0, .02))
+        process.send_signal(signal.SIGKILL)
+        if process.wait() == -signal.SIGKILL:
+            with pytest.raises(FileNotFoundError, match='lrprop prepare'): load_prepared(folder)
+    said = start(tmp_path/'killed').communicate(timeout=300)[0]
+    assert int(said.split(' videos, ')[1].split(' of them new')[0]) < 24  # the rest was done before
+    assert tree(tmp_path/'killed') == tree(tmp_path/'straight')
+    assert len(load_prepared(folder, verify=True)) == 48
+
+
 def test_a_run_folder_belongs_to_its_data(tmp_path, capsys):
     for name, shift in (('a', 0), ('b', 5)):
         (tmp_path/name).mkdir()
