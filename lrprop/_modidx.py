@@ -203,6 +203,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '.', 'doc_host': '.', 'git_u
                                     'lrprop.experiments.stride_of': ('experiments.html#stride_of', 'lrprop/experiments.py'),
                                     'lrprop.experiments.train': ('experiments.html#train', 'lrprop/experiments.py'),
                                     'lrprop.experiments.write_json': ('experiments.html#write_json', 'lrprop/experiments.py')},
+            'lrprop.idm': {'lrprop.idm.contrastive_idm': ('idm.html#contrastive_idm', 'lrprop/idm.py')},
             'lrprop.joints': { 'lrprop.joints._bridged': ('joints.html#_bridged', 'lrprop/joints.py'),
                                'lrprop.joints._penn_joints': ('joints.html#_penn_joints', 'lrprop/joints.py'),
                                'lrprop.joints._read_joints': ('joints.html#_read_joints', 'lrprop/joints.py'),
