@@ -62,9 +62,9 @@ def alignment_cost(
     return value / lengths.sum(-1) if sdtw_norm == 'length' else value
 
 # %% ../../nbs/56_losses.lrprop.ipynb #54064c4a
-def _two_vectors(embs: Tensor, split: bool) -> tuple[Tensor, Tensor]:
-    "The vector (…, d) for the similarities and that for alignment, of (…, d) or, if `split`, (…, 2d)."
-    if not split: return embs, embs
+def _two_vectors(embs: Tensor, split: bool) -> tuple[Tensor, Tensor|None]:
+    "The vector (…, d) for the similarities, and that for alignment if it is another."
+    if not split: return embs, None
     if embs.shape[-1] % 2: raise ValueError(f'embeddings of width {embs.shape[-1]} cannot be split into two of one width')
     return embs.chunk(2, -1)
 
@@ -86,9 +86,10 @@ def cross_video_losses(
     rows, columns = (i.to(embs.device) for i in cross_pairs(*embs.shape[:2], pairs))
     if not len(rows): return embs.new_zeros(()), embs.new_zeros(())
     z, s, m = embs.flatten(0, 1), steps.flatten(0, 1), mask.flatten(0, 1)
-    a = z if align_embs is None else align_embs.flatten(0, 1)
     (z_r, z_c), (s_r, s_c), (m_r, m_c) = ((x[rows], x[columns]) for x in (z, s, m))
-    cost = cost_matrix(a[rows], a[columns], kind)
+    a, a_r, a_c = z, z_r, z_c
+    if align_embs is not None: a = align_embs.flatten(0, 1); a_r, a_c = a[rows], a[columns]
+    cost = cost_matrix(a_r, a_c, kind)
     alignment = dtw_matrix(cost.detach(), torch.stack([m_r.sum(-1), m_c.sum(-1)], -1))
     kl, anchors = [propagation_kl(alignment, z_r, z_c, s_r, m_c, sigma2, temperature)], [m_r]
     if pairs != 'ordered': kl.append(propagation_kl(alignment.mT, z_c, z_r, s_c, m_r, sigma2, temperature)); anchors.append(m_c)
