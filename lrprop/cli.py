@@ -34,7 +34,7 @@ class Demo:
 @dataclass
 class Train:
     "Train and score one method on one data set."
-    method: str = 'lrprop'      # scl or lrprop; or chance, time, frozen, which train nothing
+    method: str = 'lrprop'      # sal, tcn, tcc, lav, vava, scl, lrprop or gta; or chance, time, frozen, which train nothing
     dataset: str = 'synthetic'  # synthetic (built in), pouring, penn_action, penn_joints, penn_angles, or folder (your own videos)
     root: str|None = None       # All but synthetic: where the data lies; of pouring and penn_action, the root of lrprop prepare
     action: str = 'pouring'     # penn_action, penn_joints, penn_angles: which action
@@ -49,6 +49,8 @@ class Train:
     lambda1: float|None = None  # Weight of the propagated prior; Table 5 if not given
     lambda2: float|None = None  # Weight of soft-DTW; Table 5 if not given
     gamma: float = 0.1          # Softness of soft-DTW
+    options: tuple[str, ...] = () # Other settings of the method's loss: variant=classification …
+    n_videos: int = 2           # Videos a batch
     seed: int = 0               # Of weights, sampling and augmentation
     device: str = 'auto'        # auto, cpu, cuda, …
     results: Path|None = None   # Also write the record there, as NAME.json

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'UNTRAINED', 'PAPER_SETTINGS', 'QUICK_FRAMES', 'DATASETS', 'COLUMNS', 'Method', 'DataSet', 'Experiment',
-           'resolve', 'stride_of', 'check_runnable', 'load_videos', 'write_json', 'read_json', 'provenance',
-           'record_config', 'claim_folder', 'check_folder', 'data_hash', 'train', 'run', 'scores_table']
+           'own_options', 'make_loss', 'check_loss', 'resolve', 'stride_of', 'check_runnable', 'load_videos',
+           'write_json', 'read_json', 'provenance', 'record_config', 'claim_folder', 'check_folder', 'data_hash',
+           'train', 'run', 'scores_table']
 
 # %% ../nbs/80_experiments.ipynb #e6b9259a
 import hashlib
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from inspect import signature
 from importlib.metadata import version
 from math import inf
 from pathlib import Path
@@ -23,9 +25,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from . import __version__
-from .augment import augment_joints, ssl_augment
+from .augment import AUGMENTATIONS, augmentation
 from .backbone import BACKBONES, center, load_backbone
 from .cache import cache_videos
 from .core import Video, check_choice, content_hash, pick_device, replacing, seed_torch_at
@@ -34,19 +38,30 @@ from .dataset import find_prepared, load_prepared
 from .encoder import Encoder
 from .evaluate import embed_chance, embed_frozen, embed_time, embed_trained, evaluate
 from .joints import penn_action_joints, with_angles
+from .losses.gta import gta
+from .losses.lav import lav
 from .losses.lrprop import lrprop
+from .losses.sal import SAL
 from .losses.scl import scl
+from .losses.tcc import tcc
+from .losses.tcn import tcn
+from .losses.vava import VAVA, vava
 from .phases import canonical_action
+from .sampling import SAMPLERS
 from .synthetic import PRESETS, synthetic_pouring
-from .trainer import Loss, check_same_config, fit
+from .trainer import OUTPUTS, Loss, check_same_config, fit
 
 # %% ../nbs/80_experiments.ipynb #515f8c8a
 @dataclass(frozen=True)
 class Method:
     "What tells one method from another."
-    loss: Loss                 # In the common form
-    settings: tuple[str, ...]  # Fields of `Experiment` handed to the loss
-    output: str = 'projection' # The vector the loss sees, as `batch_loss`
+    loss: Loss|type               # In the common form; or a class, made anew for every run, where it owns weights or counts steps
+    settings: tuple[str, ...] = () # Fields of `Experiment` handed to the loss
+    output: str = 'projection'    # The vector the loss sees, as `batch_loss`
+    sampler: str = 'time_augment' # How frames are drawn, as `sample_batch`
+    augment: str = 'ssl'          # How they are augmented, as `augmentation`
+    n_views: int = 2              # K, clips a video; also the least it takes
+    own: Callable|None = None     # Lists the loss's own options, where its class does not
 
 @dataclass(frozen=True)
 class DataSet:
@@ -55,12 +70,19 @@ class DataSet:
     action: Callable[[str], str] = str                             # The action asked for → as the data set spells it
     row: Callable[['Experiment'], str] = lambda e: 'pouring'       # Which row of `PAPER_SETTINGS`
     short: Callable[['Experiment'], bool] = lambda e: False        # Whether clips are of QUICK_FRAMES and scores at stride 2
-    augment: Callable|None = None                                  # Of feature vectors at every step, as in `fit`; images are augmented before
+    augment: str|None = None                                       # Kind of feature vectors that are augmented at every step, as `augmentation`; images are augmented before
     named_by_root: bool = False                                    # Whether runs are called after the folder rather than the action
 
+_mild = dict(augment='mild', n_views=1)
 METHODS = {
+    'sal': Method(SAL, output='raw', sampler='offset_uniform', **_mild),
+    'tcn': Method(tcn, output='raw', sampler='positive_pairs', **_mild),
+    'tcc': Method(tcc, output='raw', sampler='offset_uniform', **_mild),
+    'lav': Method(lav, ('gamma',), output='embedding', sampler='segment_uniform', **_mild),
+    'vava': Method(VAVA, output='embedding', sampler='offset_uniform', **_mild, own=vava),
     'scl': Method(scl, ('sigma2', 'temperature')),
     'lrprop': Method(lrprop, ('lambda1', 'lambda2', 'sigma2', 'temperature', 'gamma', 'kind', 'sdtw_norm')),
+    'gta': Method(gta, output='embedding', sampler='offset_uniform', **_mild),
 }
 UNTRAINED = {'chance': embed_chance, 'time': embed_time, 'frozen': embed_frozen}  # Rows to read every score beside
 
@@ -78,7 +100,11 @@ PAPER_SETTINGS = {  # action → T, λ1, λ2
 @dataclass(frozen=True)
 class Experiment:
     "One run: a method, a data set, and every number that matters."
-    method: str = 'lrprop'         # scl or lrprop; or chance, time, frozen, which train nothing
+    method: str = 'lrprop'         # sal, tcn, tcc, lav, vava, scl, lrprop or gta; or chance, time, frozen, which train nothing
+    options: tuple[str, ...] = ()  # Settings of the method's loss that have no field here: 'variant=classification'
+    output: str|None = None        # Vector the loss sees, as `batch_loss`; None = the method's
+    sampler: str|None = None       # How frames are drawn, as `sample_batch`; None = the method's
+    augment: str|None = None       # How they are augmented: ssl or mild; None = the method's
     dataset: str = 'synthetic'     # synthetic (built in), pouring, penn_action, penn_joints, penn_angles, or folder (your own videos)
     action: str = 'pouring'        # penn_action, penn_joints, penn_angles: which action
     root: str|None = None          # All but synthetic: where the data lies; pouring, penn_action: the root of `lrprop prepare`
@@ -93,7 +119,7 @@ class Experiment:
     seed: int = 0                  # Of initial weights, sampling, augmentation and dropout
     n_frames: int|None = None      # T, frames a clip; None = Table 5
     n_videos: int = 2              # V, videos a batch
-    n_views: int = 2               # K, clips a video
+    n_views: int|None = None       # K, clips a video; None = the method's
     n_epochs: int = 300            # Each takes every training video once
     depth: int = 7                 # Transformer layers
     lr: float = 1e-4               # First learning rate
@@ -114,9 +140,18 @@ class Experiment:
             if not 0 < getattr(self, field) < inf: raise ValueError(f'{field} must be positive and finite, not {getattr(self, field)}')
         for field in ('lambda1', 'lambda2', 'weight_decay'):
             if (x := getattr(self, field)) is not None and not 0 <= x < inf: raise ValueError(f'{field} must be at least 0 and finite, not {x}')
-        for field, least in dict(n_frames=2, n_views=2, n_videos=1, n_epochs=1, depth=1, n_variants=0, seed=0, data_seed=0, n_train=2, n_val=2).items():
+        for field, least in dict(n_frames=2, n_views=self.recipe.n_views, n_videos=1, n_epochs=1, depth=1, n_variants=0, seed=0, data_seed=0, n_train=2, n_val=2).items():
             if (n := getattr(self, field)) is not None and n < least: raise ValueError(f'{field} must be at least {least}, not {n}')
+        for field, valid in dict(output=OUTPUTS, sampler=SAMPLERS, augment=AUGMENTATIONS['images']).items():
+            if (x := getattr(self, field)) is not None: check_choice(field, x, tuple(valid))
         object.__setattr__(self, 'action', DATASETS[self.dataset].action(self.action))
+        object.__setattr__(self, 'options', tuple(self.options))
+        own_options(self)
+
+    @property
+    def recipe(self) -> Method:
+        "The method; of those that train nothing, one with the usual clips."
+        return METHODS.get(self.method, METHODS['lrprop'])
 
     @property
     def name(self) -> str:
@@ -124,16 +159,53 @@ class Experiment:
         what = Path(self.root).resolve().name if DATASETS[self.dataset].named_by_root and self.root else self.action
         return f'{self.dataset}-{what}-{self.method}-s{self.seed}'
 
+# %% ../nbs/80_experiments.ipynb #0a690af2
+def own_options(
+    experiment: Experiment, # With `options` as words, 'name=value'
+) -> dict[str, object]: # name → value of the type of the loss's default
+    "Settings of a method's loss that no field of `Experiment` holds; raises `ValueError` that lists the valid ones."
+    method = METHODS.get(experiment.method)
+    of_loss = signature(method.own or method.loss).parameters if method else {}
+    valid = {n: p.default for n, p in of_loss.items() if p.default is not p.empty and isinstance(p.default, (int, float, str, type(None))) and n not in (*method.settings, 'step', 'parts', 'dim')}
+    options = {}
+    for word in experiment.options:
+        name, _, value = word.partition('=')
+        if name not in valid: raise ValueError(f"option {word!r}: {experiment.method} has no setting {name!r}; valid: {', '.join(f'{n}={v}' for n, v in valid.items()) or 'none'}")
+        try: options[name] = value if isinstance(valid[name], str) else json.loads(value)
+        except ValueError: raise ValueError(f'option {word!r}: {value!r} is not a value for {name}, such as {json.dumps(valid[name])}') from None
+    return options
+
+def make_loss(
+    experiment: Experiment, # Of a method that learns
+) -> Loss: # On the CPU
+    "The loss of an experiment with all its settings; one that owns weights draws them from torch's generator."
+    method, e = METHODS[experiment.method], resolve(experiment)
+    settings = {k: getattr(e, k) for k in method.settings} | own_options(e)
+    if 'parts' in signature(method.loss).parameters: settings['parts'] = True  # for the record
+    return method.loss(**settings) if isinstance(method.loss, type) else partial(method.loss, **settings)
+
+def check_loss(
+    experiment: Experiment, # Of any method
+) -> None:
+    "Score noise with the loss of an experiment, so that a bad setting raises its `ValueError` before any time is spent."
+    e = resolve(experiment)
+    if e.method not in METHODS: return
+    shape = e.n_videos, e.n_views, 8
+    with torch.random.fork_rng(devices=[]):
+        embs = F.normalize(torch.randn(*shape, 256 if e.output == 'both' else 128), dim=-1)
+        make_loss(e)(embs, torch.arange(8).expand(shape), torch.full(shape[:1], 8), torch.ones(shape, dtype=torch.bool))
+
 # %% ../nbs/80_experiments.ipynb #8926229e
 QUICK_FRAMES = 48  # T for videos of 50–110 frames
 
 def resolve(
     experiment: Experiment, # With or without None
-) -> Experiment: # Without None in `n_frames`, `lambda1`, `lambda2`
-    "Fill in the paper's settings for the action (Table 5)."
+) -> Experiment: # Without None where None means that
+    "Fill in the paper's settings for the action (Table 5), and the method's recipe."
     dataset = DATASETS[experiment.dataset]
     T, lambda1, lambda2 = PAPER_SETTINGS[dataset.row(experiment)]
-    defaults = dict(n_frames=QUICK_FRAMES if dataset.short(experiment) else T, lambda1=lambda1, lambda2=lambda2)
+    defaults = dict(n_frames=QUICK_FRAMES if dataset.short(experiment) else T, lambda1=lambda1, lambda2=lambda2,
+                    **{k: getattr(experiment.recipe, k) for k in ('output', 'sampler', 'augment', 'n_views')})
     return replace(experiment, **{k: v for k, v in defaults.items() if getattr(experiment, k) is None})
 
 def stride_of(
@@ -147,7 +219,7 @@ def stride_of(
 def _with_features(experiment: Experiment, videos: Sequence[Video], device: torch.device|str) -> list[Video]:
     "The videos with frozen backbone features for frames, and augmented versions of those trained on."
     backbone = load_backbone(experiment.backbone, device, weights=experiment.weights)
-    augment = partial(ssl_augment, size=backbone.size, mean=backbone.mean, std=backbone.std)
+    augment = augmentation(experiment.augment, size=backbone.size, mean=backbone.mean, std=backbone.std)
     return cache_videos(videos, backbone, n_variants=experiment.n_variants, augment=augment, seed=experiment.seed, desc='features')[0]
 
 def _root(experiment: Experiment) -> Path:
@@ -169,7 +241,7 @@ DATASETS = {
     'synthetic': DataSet(lambda e: synthetic_pouring(e.preset, e.data_seed, e.n_train, e.n_val), lambda a: 'pouring', short=lambda e: e.preset == 'quick'),
     'pouring': DataSet(_prepared, lambda a: 'pouring'),
     'penn_action': DataSet(_prepared, **_by_action),
-    'penn_joints': DataSet(lambda e: penn_action_joints(_root(e), e.action), **_by_action, augment=augment_joints),
+    'penn_joints': DataSet(lambda e: penn_action_joints(_root(e), e.action), **_by_action, augment='joints'),
     'penn_angles': DataSet(lambda e: with_angles(penn_action_joints(_root(e), e.action)), **_by_action),
     'folder': DataSet(_own, short=lambda e: True, named_by_root=True),
 }
@@ -231,7 +303,7 @@ def record_config(
     "The configuration of a run as it is recorded and compared; what lies there shows in `data_hash`."
     config = asdict(resolve(experiment))
     for place in ('root', 'weights'): config.pop(place)
-    return config
+    return config | dict(options=list(config['options']))  # as JSON gives it back
 
 # %% ../nbs/80_experiments.ipynb #fb5377f5
 def claim_folder(
@@ -266,14 +338,16 @@ def train(
     device: torch.device|str = 'cpu', # Where to compute
 ) -> tuple[Encoder, list[dict]]: # The trained encoder; one record an epoch
     "Train the encoder of an experiment."
-    e = resolve(experiment)
-    method = METHODS[e.method]
+    e, kind = resolve(experiment), DATASETS[experiment.dataset].augment
     seed_torch_at(e.seed, 'weights')
     encoder = Encoder(in_dim=videos[0].frames.shape[1], n_frames=e.n_frames, depth=e.depth).to(device)
-    loss = partial(method.loss, **{k: getattr(e, k) for k in method.settings})
-    history = fit(encoder, loss, [v for v in videos if v.split == 'train'], e.n_frames, e.n_views, e.n_videos, e.n_epochs,
-        lr=e.lr, weight_decay=e.weight_decay, augment=DATASETS[e.dataset].augment, output=method.output,
-        sampling=dict(block_base=e.block_base), seed=e.seed, checkpoint=folder/'checkpoint.pt', config=config, label=f'train {e.method}')
+    loss = make_loss(e)
+    if isinstance(loss, nn.Module): loss.to(device)
+    n_frames = e.n_frames//2 if e.sampler == 'positive_pairs' else e.n_frames  # anchors: all methods see as many frames
+    sampling = dict(sampler=e.sampler) | (dict(block_base=e.block_base) if e.sampler == 'time_augment' else {})
+    history = fit(encoder, loss, [v for v in videos if v.split == 'train'], n_frames, e.n_views, e.n_videos, e.n_epochs,
+        lr=e.lr, weight_decay=e.weight_decay, augment=augmentation(e.augment, kind) if kind else None, output=e.output,
+        sampling=sampling, seed=e.seed, checkpoint=folder/'checkpoint.pt', config=config, label=f'train {e.method}')
     return encoder, history
 
 def run(
@@ -285,6 +359,7 @@ def run(
     "Run one experiment: train if there is something to train, score, record. A finished run is read, not run again."
     device, started, history = pick_device(device), time.monotonic(), []
     check_folder(folder, record_config(experiment))
+    check_loss(experiment)
     if videos is None: videos = load_videos(experiment, device)
     check_runnable(videos, resolve(experiment))
     config = record_config(experiment) | dict(data=data_hash(videos))
