@@ -36,7 +36,6 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/peers.py
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/metrics.py
-	$(BIN)/python benchmarks/decode.py
 
 bench-data: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/peers.py
