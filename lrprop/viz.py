@@ -129,7 +129,7 @@ def plot_losses(
     for run, records in runs.items():
         if not records: raise ValueError(f'no record to plot{" of " + run if run else ""}; valid: at least one epoch')
         epochs = [r.get('epoch', i) for i, r in enumerate(records)]
-        parts = [k for k in records[0] if k not in ('epoch', 'loss', 'lr', 'seconds') and isinstance(records[0][k], (int, float))]
+        parts = [k for k in records[0] if k not in ('epoch', 'loss', 'spread', 'lr', 'seconds') and isinstance(records[0][k], (int, float))]
         for key in ('loss', *parts):
             name, style = (run or key, dict(lw=1.8)) if key == 'loss' else (f'{run} {key}'.strip(), dict(lw=1., ls='--'))
             ax.plot(epochs, [r.get(key, np.nan) for r in records], color=_LINES[len(ax.lines) % len(_LINES)], label=name, **style)
