@@ -26,6 +26,7 @@ def contrastive_idm(
     window, scale = (torch.as_tensor(v, device=times.device)[..., None, None] for v in (window, scale))
     gap = (times.unsqueeze(-1) - times.unsqueeze(-2)).abs()
     distance = cost_matrix(embs, embs, 'sqeuclidean')
-    apart = (1 + (gap.to(distance)/scale.to(distance)).square()) * (margin - distance).clamp(min=0)
+    wide = torch.promote_types(times.dtype, distance.dtype)
+    apart = (1 + (gap.to(wide)/scale.to(wide)).square()).to(distance) * (margin - distance).clamp(min=0)
     valid = mask.unsqueeze(-1) & mask.unsqueeze(-2)
     return torch.where(valid, torch.where(gap > window, apart, distance), 0.).sum((-2, -1))

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ..core import check_choice
 from ..dtw import _wide, cost_matrix
+from ..propagation import cross_pairs
 
 # %% ../../nbs/54_losses.vava.ipynb #1ced5c7b
 def consistency_weight(
@@ -128,8 +129,7 @@ def vava(
     "VAVA: optimal transport with temporal priors (vava.py; SPEC B.6); raises `ValueError` for fewer than 2 videos or another `variant`."
     check_choice('variant', variant, ('corrected', 'released'))
     if len(embs) < 2: raise ValueError(f'aligning takes at least 2 videos a batch, not {len(embs)}')
-    of = torch.arange(len(embs), device=embs.device).repeat_interleave(embs.shape[1])  # the video of each clip
-    rows, columns = (of[:, None] < of).nonzero().unbind(1)
+    rows, columns = (i.to(embs.device) for i in cross_pairs(*embs.shape[:2]))
     mask = mask.flatten(0, 1)
     z = embs.flatten(0, 1).masked_fill(~mask[..., None], 0.)
     dims = z.shape[-1] if variant == 'released' else 1  # there a mean over dimensions, except in the transport
