@@ -81,14 +81,26 @@ def _no_hooks(*arguments: object) -> dict:
     if arguments: raise ValueError('a tensor has hooks')
     return {}
 
+def _rationed(fn: Callable, n: int, of: str, length: Callable) -> Callable:
+    "A function that may be asked for `n` in all, by the length of each call."
+    left = n
+    def call(*arguments: object) -> object:
+        nonlocal left
+        left -= length(*arguments)
+        if left < 0: raise ValueError(f'its {of} are larger than the file')
+        return fn(*arguments)
+    return call
+
 def load_restricted(
     path: str|Path, # A pickle of protocol 2 to 5
 ) -> object: # Lists, tuples, dictionaries, strings, whole numbers; tensors become (n,) int64 arrays
     "Load a pickle that nobody vouches for; raises `ValueError` for whatever plain data and tensors of whole numbers do not need (SPEC §D.2)."
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f'{path}: no such file')
-    known = {'torch._utils._rebuild_tensor_v2': _tensor, 'torch.storage._load_from_bytes': _storage, 'collections.OrderedDict': _no_hooks}
-    file = io.BytesIO(path.read_bytes())
+    data = path.read_bytes()
+    known = {'torch._utils._rebuild_tensor_v2': _rationed(_tensor, len(data), 'tensors', lambda storage, offset, size, *rest: max(size[0], 0)),
+             'torch.storage._load_from_bytes': _rationed(_storage, len(data), 'storages', len), 'collections.OrderedDict': _no_hooks}
+    file = io.BytesIO(data)
     try:
         loaded = _load(file, known)
         if file.read(1): raise ValueError('something follows its end')

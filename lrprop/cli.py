@@ -79,6 +79,7 @@ class Prepare:
     cluster: str|None = None      # Address of a Dask scheduler, tcp://host:port, whose workers see both folders
     on_error: str = 'raise'       # raise: stop at the first bad video; skip: leave bad ones out and list them
     copy: bool = False            # Copy your videos rather than link them
+    verify: bool = False          # Decode every frame of video files too (JPEG frames always are); slow, finds damage inside a file
     hashes: Path|None = None      # A list made by sha256sum to hold the source's files against first
     template: Path|None = None    # Also write a table of phases to fill in, as this CSV file
     seed: int = 0                 # folder: of the choice of validation videos where no table says
@@ -88,7 +89,7 @@ class Prepare:
         from lrprop.phases import write_phases_template
         from lrprop.prepare import describe_prepared, prepare
         if self.template is not None and self.template.exists(): raise FileExistsError(f'{self.template}: exists and may hold labels; choose another name, or move it away')
-        done = prepare(self.dataset, self.source, self.root, self.phases, self.jobs, self.cluster, self.on_error, self.copy, self.hashes, self.seed)
+        done = prepare(self.dataset, self.source, self.root, self.phases, self.jobs, self.cluster, self.on_error, self.copy, self.hashes, self.seed, verify=self.verify)
         print(describe_prepared(done, self.dataset))
         if self.template is not None: print(f'a table of phases to fill in is {write_phases_template(load_prepared(done.folder), self.template)}; prepare again with --phases to use it')
         print(f"train on it with: lrprop train --dataset {self.dataset} --root {self.root}{' --action ACTION' * (self.dataset == 'penn_action')}")

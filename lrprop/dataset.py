@@ -10,20 +10,20 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
-from math import isfinite
 from pathlib import Path
 
 import numpy as np
 
 from .core import Video
-from .formats import check_name, phases_from
+from .formats import MAX_FRAMES, MAX_PHASES, check_name, phases_from
 from .jpegs import _VERSION as _JPEGS_VERSION
 from .jpegs import JpegArchive, hash_file
 from .video import _VERSION as _VIDEO_VERSION
-from .video import SUFFIXES, VideoFile
+from .video import SUFFIXES, VideoFile, _check_size
 
 # %% ../nbs/18_dataset.ipynb #37a47e50
 INDEX = 'index.jsonl'
@@ -44,7 +44,7 @@ class Row:
     phase_starts: tuple[int, ...]|None    # First frame of each phase; None if unlabelled
     bytes: int                            # Size of the file
     sha256: str                           # Of the file, hexadecimal
-    stamp: str                            # Of its source, as `stamp_of`
+    stamp: str                            # Of its source, as `stamp_of`; with '+decoded' if every frame of a video file has been decoded
 
     def problem(self) -> str|None:
         "What is wrong with it, if anything."
@@ -57,13 +57,14 @@ class Row:
         suffix = self.file.removeprefix(f'{folder}/{self.name}')
         if self.file != f'{folder}/{self.name}{suffix}' or suffix.lower() not in suffixes: return f'file {self.file[:80]!r} is not {folder}/NAME with one of {", ".join(suffixes)}'
         if self.split not in ('train', 'val'): return f"split {self.split!r} is neither 'train' nor 'val'"
-        if not (whole(self.n_frames, 2) and whole(self.height, 1) and whole(self.width, 1) and whole(self.bytes, 1)): return 'n_frames, height, width and bytes must be whole and positive, n_frames at least 2'
+        if not (whole(self.n_frames, 2) and self.n_frames <= MAX_FRAMES and whole(self.height, 1) and whole(self.width, 1) and whole(self.bytes, 1)):
+            return f'n_frames, height, width and bytes must be whole and positive, n_frames from 2 to {MAX_FRAMES}'
         if self.n_frames > self.bytes: return f'{self.n_frames} frames cannot be in {self.bytes} bytes'
-        if type(self.fps) not in (int, float) or not (isfinite(self.fps) and self.fps > 0): return f'fps {self.fps!r} is not a positive number'
+        if type(self.fps) not in (int, float) or not 0 < self.fps <= sys.float_info.max: return f'fps {repr(self.fps)[:80]} is not a positive number of that size'
         if not re.fullmatch('[0-9a-f]{64}', self.sha256): return f'sha256 {self.sha256[:80]!r} is not 64 hexadecimal digits'
         starts = self.phase_starts
-        if starts is not None and (not starts or not all(whole(s, 0) and s < self.n_frames for s in starts) or starts[0] != 0 or list(starts) != sorted(starts)):
-            return f'phase_starts must be frames from 0 to {self.n_frames - 1} that do not decrease, the first 0'
+        if starts is not None and (not starts or len(starts) > MAX_PHASES or not all(whole(s, 0) and s < self.n_frames for s in starts) or starts[0] != 0 or list(starts) != sorted(starts)):
+            return f'phase_starts must be at most {MAX_PHASES} frames from 0 to {self.n_frames - 1} that do not decrease, the first 0'
 
 def _parse(line: bytes, where: str) -> dict:
     "One line of JSON that holds an object."
@@ -85,7 +86,7 @@ def _parse_row(line: bytes, where: str) -> Row:
     return row
 
 # %% ../nbs/18_dataset.ipynb #1611906c
-def _line(value: dict) -> bytes: return json.dumps(value, ensure_ascii=False).encode('utf-8', 'surrogatepass') + b'\n'
+def _line(value: dict) -> bytes: return json.dumps(value, ensure_ascii=False).encode('utf-8', 'backslashreplace') + b'\n'  # what is no text: as JSON writes it
 def _header(dataset: str, n_videos: int|None = None) -> bytes: return _line(dict(format=_FORMAT, version=_VERSION, dataset=dataset, n_videos=n_videos))
 
 def _lines(path: Path, dataset: str|None = None, torn: bool = False) -> Iterator[tuple[int, bytes, str]]:
@@ -112,7 +113,7 @@ class PreparedFrames:
         size: int|tuple[int, int]|None = None, # As for `VideoFile`
     ):
         self.path, self.row, self.size, self._source = Path(path), row, size, None
-        self.shape = (row.n_frames, *((row.height, row.width) if size is None else np.broadcast_to(size, 2).tolist()), 3)  # (n, H, W, 3)
+        self.shape = (row.n_frames, *(_check_size(size, self.path) or (row.height, row.width)), 3)  # (n, H, W, 3)
 
     def __len__(self) -> int: return self.row.n_frames
     def __repr__(self) -> str: return f"PreparedFrames('{self.row.file}': {len(self)} frames, {self.shape[1]}x{self.shape[2]})"

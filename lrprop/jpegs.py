@@ -23,7 +23,7 @@ from torchvision.io import ImageReadMode
 from torchvision.io import decode_jpeg as _torchvision_jpeg
 
 from .core import replacing
-from .video import _check_indices
+from .video import _check_indices, _check_size
 
 # %% ../nbs/16_jpegs.ipynb #16aaf247
 _EXPECTED = 'expected a JPEG, grayscale or RGB, of at least 2 × 2 pixels'
@@ -115,11 +115,10 @@ class JpegArchive:
         size: int|tuple[int, int]|None = None, # None: as stored; an int: squashed to size × size; (height, width): squashed to that
     ):
         self.path, self.size = Path(path), size
-        if size is not None and not all(isinstance(s, int) and s > 0 for s in np.atleast_1d(size).tolist()):
-            raise ValueError(f'{self.path}: size={size!r} is neither None nor a positive whole number nor (height, width)')
+        asked = _check_size(size, self.path)
         self._members, self._fingerprint = _read_directory(self.path), None
         with open(self.path, 'rb') as file: stored = jpeg_size(_read_member(file, self._members[0], self._where(0)), self._where(0))
-        self.shape = (len(self), *(stored if size is None else np.broadcast_to(size, 2).tolist()), 3)  # (n, H, W, 3)
+        self.shape = (len(self), *(asked or stored), 3)  # (n, H, W, 3)
 
     def _where(self, i: int) -> str: return f'{self.path}: frame {i} ({_NAME.format(i + 1)})'
     def __len__(self) -> int: return len(self._members)

@@ -20,7 +20,7 @@ import numpy as np
 from scipy.io import loadmat, savemat
 from scipy.io.matlab import MatReadError
 
-from .formats import Entry, RawVideo, bad_entry, phase_starts, stamp_of, tiny_frames, to_jpeg, without_twins
+from .formats import MAX_FRAMES, Entry, RawVideo, bad_entry, phase_starts, stamp_of, tiny_frames, to_jpeg, without_twins
 from .phases import ACTIONS, N_PHASES, PhaseRow, canonical_action, read_phases
 
 # %% ../nbs/18_penn_action.ipynb #d38d8958
@@ -73,6 +73,7 @@ def read_phase_file(
     except (OSError, EOFError, ValueError, OverflowError) as e: raise ValueError(f"{path}: is not a .npy file of labels ({str(e).partition('. ')[0]})") from None
     if not isinstance(phases, np.ndarray) or phases.ndim != 1 or phases.dtype.kind not in 'iu':
         raise ValueError(f"{path}: holds {f'{phases.dtype} of shape {phases.shape}' if isinstance(phases, np.ndarray) else type(phases).__name__}; expected whole numbers of shape (frames,)")
+    if len(phases) > MAX_FRAMES: raise ValueError(f'{path}: has {len(phases)} labels; at most {MAX_FRAMES} are read')
     return np.array(phases, np.int64)
 
 # %% ../nbs/18_penn_action.ipynb #30f353e1
@@ -118,9 +119,15 @@ def _read_penn(root: Path, name: str, action: str, split: str, labels: Path|Phas
     if label.action in ('jump_rope', 'strum_guitar') or canonical_action(label.action) != action: raise ValueError(f'{where}: says {action}, but {mat} says {label.action!r}')
     jpegs = FrameFiles(root/'frames'/name)
     if len(jpegs) != label.n_frames: raise ValueError(f"{root/'frames'/name}: has {len(jpegs)} frames, but {mat} says {label.n_frames}")
-    phases = read_phase_file(labels) if isinstance(labels, Path) else labels.phases
     if isinstance(labels, PhaseRow) and labels.n_frames != len(jpegs): raise ValueError(f"{where}: n_frames is {labels.n_frames}, but {root/'frames'/name} has {len(jpegs)} frames")
+    phases = read_phase_file(labels) if isinstance(labels, Path) else labels.phases
     return RawVideo(name, action, split, len(jpegs), phases, f"{root/'frames'/name} ({where})", jpegs=jpegs)
+
+def _content(labels: Path|PhaseRow) -> object:
+    "What a stamp is made of; of a file that is too large to be labels, its size."
+    if isinstance(labels, PhaseRow): return labels.n_frames, labels.starts
+    size = labels.stat().st_size
+    return labels.read_bytes() if size <= 9 * MAX_FRAMES else size
 
 def find_penn_action(
     source: str|Path,                    # Folder with frames/NNNN/FFFFFF.jpg and labels/NNNN.mat, or the one Penn_Action is in
@@ -139,7 +146,7 @@ def find_penn_action(
     def entry(name: str, *about: object) -> Entry:
         if not re.fullmatch(r'\d{4}', name): return bad_entry(f'{about[2]}', f'{about[2]}: {name!r} is not the number of a video, 0001 to 2326')
         labels = about[2]
-        return Entry(name, partial(_read_penn, root, name, *about), stamp_of(*about[:2], labels.read_bytes() if isinstance(labels, Path) else (labels.n_frames, labels.starts)))
+        return Entry(name, partial(_read_penn, root, name, *about), stamp_of(*about[:2], _content(labels)))
     return without_twins(entry(*c) for c in chosen)
 
 # %% ../nbs/18_penn_action.ipynb #b085e020

@@ -9,7 +9,8 @@ __all__ = ['FORMATS', 'PUBLISHED', 'check_hashes', 'Prepared', 'prepare', 'descr
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,11 +24,13 @@ from .formats import Entry, find_folder, find_pouring, phase_starts
 from .jpegs import decode_jpeg, hash_file, write_jpegs
 from .parallel import Failure, each
 from .penn_action import CARL_COUNTS, find_penn_action
+from .video import SUFFIXES, VideoFile
 
 # %% ../nbs/19_prepare.ipynb #c1000179
 def _put_file(source: Path, target: Path, copy: bool) -> None:
     "A hard link or a copy, under its name when it is whole."
     with replacing(target) as unfinished:
+        unfinished.unlink(missing_ok=True)  # of a killed process of the same number: perhaps a link, through which a copy would overwrite its original
         try:
             if copy: raise OSError
             os.link(source.resolve(), unfinished)
@@ -41,7 +44,17 @@ def _checked(jpegs: Iterable[bytes], where: str, found: list[tuple[int, int]]) -
         if found[0] != (height, width): raise ValueError(f'{where}: frame {i} is {height}x{width}, the first one {found[0][0]}x{found[0][1]}')
         yield blob
 
-def _convert(folder: Path, copy: bool, item: tuple[str, Entry]) -> Row:
+def _decode_all(path: Path) -> None:
+    "Decode every frame of a video file; raises `ValueError` where one does not, or the end is missing."
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        try: file = VideoFile(path, size=16)
+        except UserWarning as e: raise ValueError(str(e)) from None
+    for i in range(0, len(file), 64): file[i:i + 64]
+
+_DECODED = '+decoded'  # Behind the stamp of a video file that `_decode_all` has passed
+
+def _convert(folder: Path, copy: bool, verify: bool, item: tuple[str, Entry]) -> Row:
     "Read one video and leave its file; gives its line of the index."
     entry, size = item[1], []
     raw = entry.read()
@@ -50,17 +63,33 @@ def _convert(folder: Path, copy: bool, item: tuple[str, Entry]) -> Row:
         write_jpegs(folder/file, _checked(raw.jpegs, raw.where, size))
     else:
         file, size = f'videos/{raw.name}{raw.file.suffix}', [raw.size]
+        if verify: _decode_all(raw.file)
         _put_file(raw.file, folder/file, copy)
     starts = None if raw.phases is None else phase_starts(raw.phases, raw.where)
-    return Row(raw.name, file, 'video' if raw.file else 'jpegs', raw.n_frames, float(raw.fps), *size[0], raw.action, raw.split, starts, (folder/file).stat().st_size, hash_file(folder/file), entry.stamp)
+    return Row(raw.name, file, 'video' if raw.file else 'jpegs', raw.n_frames, float(raw.fps), *size[0], raw.action, raw.split, starts, (folder/file).stat().st_size, hash_file(folder/file),
+               entry.stamp + _DECODED * (verify and raw.file is not None))
 
 # %% ../nbs/19_prepare.ipynb #4bb521c0
 _JOURNAL, _SKIPPED = 'journal.jsonl', 'skipped.jsonl'
 
+def _runs(pid: int) -> bool:
+    "Whether a process with this number may be running; only POSIX can be asked."
+    if os.name != 'posix': return True
+    try: os.kill(pid, 0)
+    except ProcessLookupError: return False
+    except (PermissionError, OverflowError): pass
+    return True
+
+def _is_left_over(path: Path, stems: Container[str], suffixes: tuple[str, ...]) -> bool:
+    "Whether a dead process left this file; see `replacing`."
+    m = re.fullmatch(r'\.(.+)-([1-9][0-9]*)(\.[^.]+)', path.name, re.S)
+    if not m or m[1] not in stems or m[3].lower() not in suffixes or path.is_symlink() or not path.is_file(): return False
+    return int(m[2]) == os.getpid() or not _runs(int(m[2]))
+
 class _Journal:
     "The finished videos of a folder; in memory are their names and where their lines lie."
-    def __init__(self, folder: Path, dataset: str):
-        self.folder, self.dataset, self.path = folder, dataset, folder/_JOURNAL
+    def __init__(self, folder: Path, dataset: str, verify: bool = False):
+        self.folder, self.dataset, self.verify, self.path = folder, dataset, verify, folder/_JOURNAL
         self.old = next((p for p in (self.path, folder/INDEX) if p.is_file() and p.stat().st_size), None)
         self.at, self.file = {}, None
         for at, line, where in _lines(self.old, dataset, torn=True) if self.old else ():
@@ -72,7 +101,8 @@ class _Journal:
         if entry.name not in self.at: return False
         row = self.row(entry.name)
         file = self.folder/row.file
-        return row.stamp == entry.stamp and file.is_file() and file.stat().st_size == row.bytes
+        decoded = row.stamp == entry.stamp + _DECODED or row.stamp == entry.stamp and not (self.verify and row.kind == 'video')
+        return decoded and file.is_file() and file.stat().st_size == row.bytes
 
     def row(self, name: str) -> Row:
         with open(self.path if self.file else self.old, 'rb') as file:
@@ -96,8 +126,8 @@ class _Journal:
     def close(self) -> None:
         if self.file: self.file.close()
 
-    def finish(self, names: list[str]) -> None:
-        "Write the index of these videos, in this order, and clear away what belongs to none."
+    def finish(self, names: list[str], known: Container[str]) -> None:
+        "Write the index of these videos, in this order, and clear away the files of others and what writers of known ones left."
         files = set()
         with replacing(self.folder/INDEX) as unfinished, open(unfinished, 'wb') as new:
             new.write(_header(self.dataset, len(names)))
@@ -107,8 +137,9 @@ class _Journal:
         gone = {self.row(name).file for name in self.at} - files
         self.path.unlink(missing_ok=True)
         for file in gone: (self.folder/file).unlink(missing_ok=True)
-        for part in (self.folder, self.folder/'videos', self.folder/'frames'):
-            for path in part.glob('.*-*'): path.unlink()                   # of killed writers, see `replacing`
+        own = {Path(name).stem for name in (INDEX, _JOURNAL, _SKIPPED)}
+        for part, stems, suffixes in (self.folder, own, ('.jsonl',)), (self.folder/'videos', known, SUFFIXES), (self.folder/'frames', known, ('.zip',)):
+            for path in [p for p in part.glob('.*-*') if _is_left_over(p, stems, suffixes)]: path.unlink()
             if not any(part.iterdir()): part.rmdir()
 
 @contextmanager
@@ -178,6 +209,7 @@ def prepare(
     hashes: str|Path|None = None,  # A list made by `sha256sum` to hold the files of `source` against first
     seed: int = 0,                 # folder: of the choice of validation videos where no table says
     progress: bool = True,         # Show a bar
+    verify: bool = False,          # Decode every frame of video files too, as is always done with JPEG frames
 ) -> Prepared: # What was done
     "Convert a data set; a stopped call goes on where it was, a finished one does nothing. Raises `FileNotFoundError` that lists what is missing, `ValueError` naming file and value."
     check_choice('data set', dataset, tuple(FORMATS))
@@ -188,13 +220,13 @@ def prepare(
     if first is None: raise ValueError(f'{source}: holds no video of {dataset}')
     for part in ('videos', 'frames'): (folder/part).mkdir(parents=True, exist_ok=True)
     with _alone(folder):
-        journal, order, skipped, n_new = _Journal(folder, dataset), {}, [], 0
+        journal, order, skipped, n_new = _Journal(folder, dataset, verify), {}, [], 0
         def todo() -> Iterator[tuple[str, Entry]]:
             for e in chain([first], entries):
                 order.setdefault(e.name, len(order))
                 if not journal.has(e): yield e.name, e
         try:
-            for done in each(partial(_convert, folder, copy), todo(), n_jobs, cluster, on_error, desc=f'prepare {dataset}' * progress):
+            for done in each(partial(_convert, folder, copy, verify), todo(), n_jobs, cluster, on_error, desc=f'prepare {dataset}' * progress):
                 if isinstance(done, Failure): skipped.append(done)
                 else: journal.add(done); n_new += 1
         finally: journal.close()
@@ -203,7 +235,7 @@ def prepare(
         skipped.sort(key=lambda s: order[s.item[0]])
         if not names: raise ValueError(f'{source}: none of {len(skipped)} videos could be prepared; the first: {skipped[0].error}')
         _list_skipped(folder/_SKIPPED, skipped)
-        journal.finish(names)
+        journal.finish(names, order)
     return Prepared(folder, len(names), n_new, tuple(Failure(s.item[0], s.error) for s in skipped))
 
 # %% ../nbs/19_prepare.ipynb #181ae5eb
@@ -220,4 +252,4 @@ def describe_prepared(
     if prepared.skipped:
         lines.append(f'left out: {len(prepared.skipped)} (listed in {prepared.folder/_SKIPPED})')
         lines += [f'  {s.error}' for s in prepared.skipped[:20]] + [f'  … and {len(prepared.skipped) - 20} more'] * (len(prepared.skipped) > 20)
-    return '\n'.join(lines)
+    return '\n'.join(lines).encode('utf-8', 'backslashreplace').decode()  # a file's name need not be text

@@ -295,6 +295,14 @@ def _picture(reader: _Reader, frame: av.VideoFrame, shape: tuple[int, int]) -> n
     rgb = reader.reformatter.reformat(frame, width=w, height=h, format='rgb24', interpolation='AREA', **_ONE_THREAD)
     return _upright(rgb.to_ndarray(), matrix)
 
+def _check_size(size: int|tuple[int, int]|None, path: Path) -> tuple[int, int]|None:
+    "Height and width that `size` asks for."
+    if size is None: return None
+    sides = np.asarray(size, object)
+    if sides.shape not in ((), (2,)) or not all(isinstance(s, (int, np.integer)) and not isinstance(s, bool) and 0 < s < 2**15 for s in sides.ravel()):
+        raise ValueError(f'{path}: size={size!r} is neither None nor a positive whole number nor (height, width), each below {2**15}')
+    return tuple(int(s) for s in np.broadcast_to(sides, 2))
+
 def _check_indices(indices: np.ndarray|slice, n: int, path: Path) -> np.ndarray:
     if isinstance(indices, slice): return np.arange(n)[indices]
     indices = np.asarray(indices)
@@ -345,15 +353,14 @@ class VideoFile:
         threads: int|None = None, # 1, or 2 to decode and convert at the same time; None: 2 where there are two cores, but 1 in a child process
     ):
         self.path, self.size, self.threads = Path(path), size, threads
-        if size is not None and not all(isinstance(s, int) and s > 0 for s in np.atleast_1d(size).tolist()):
-            raise ValueError(f'{self.path}: size={size!r} is neither None nor a positive whole number nor (height, width)')
+        asked = _check_size(size, self.path)
         if threads not in (None, 1, 2): raise ValueError(f'{self.path}: threads={threads!r}; valid: None, 1, 2')
         self._index = index = _build_index(self.path)
         lost = _announced_bytes(self.path) - self.path.stat().st_size
         if index.missing: warnings.warn(f'{self.path}: the last {index.missing} of {len(self) + index.missing} frames do not decode and are left out', stacklevel=2)
         elif lost > 1: warnings.warn(f'{self.path}: at least {lost} bytes are missing at the end; {len(self)} frames are left', stacklevel=2)  # an AVI may lack its padding
         shown = index.stored[::-1] if abs(index.matrix[1]) > abs(index.matrix[0]) else index.stored
-        self.fps, self.shape = index.fps, (len(self), *(shown if size is None else np.broadcast_to(size, 2).tolist()), 3)  # shape is (n, H, W, 3)
+        self.fps, self.shape = index.fps, (len(self), *(asked or shown), 3)  # shape is (n, H, W, 3)
         self.__setstate__({})
 
     def __getstate__(self) -> dict: return {k: v for k, v in self.__dict__.items() if k not in ('_reader', '_lock')}
