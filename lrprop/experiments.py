@@ -280,7 +280,7 @@ def check_runnable(
     if n_val < 2: raise ValueError(f"{n_val} of {len(videos)} videos are of split 'val': scoring compares pairs and takes at least 2; add videos, or name them in phases.csv")
     for action in sorted({v.action for v in videos}) if len({v.action for v in videos}) > 1 else ():
         splits = Counter(v.split for v in videos if v.action == action)
-        for split in ('train', 'val') if action else ():  # what shows no known action may be there to be trained on alone
+        for split in ('train', 'val') if action or splits['val'] else ():  # clips of no known action may be there only to be trained on
             if splits[split] < 2: raise ValueError(f"{splits[split]} of {splits.total()} videos of action {action!r} are of split {split!r}: every action is scored by itself and takes at least 2 of each split; add videos, or leave the action out")
 
 def load_videos(
