@@ -177,7 +177,7 @@ rng = np.random.default_rng(0)
 videos = [Video(f'v{i}', rng.normal(size=(30, 4)).cumsum(0).astype('float32')) for i in range(4)]
 seed_torch_at(0, 'weights')
 encoder = Encoder(in_dim=4, n_frames=12, depth=1, hidden_dim=32, dim=32, emb_dim=16)
-fit(encoder, lrprop, videos, 12, n_epochs=30, checkpoint=Path(sys.argv[1]), config={}, checkpoint_every=0, log=lambda r: print(r['epoch'], flush=True))
+fit(encoder, lrprop, videos, 12, n_epochs=30, checkpoint=Path(sys.argv[1]), config={}, checkpoint_minutes=0, log=lambda r: print(r['epoch'], flush=True))
 '''
     def start(path): return subprocess.Popen([sys.executable, '-c', script, str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert start(tmp_path/'straight.pt').wait(timeout=300) == 0
@@ -194,7 +194,7 @@ fit(encoder, lrprop, videos, 12, n_epochs=30, checkpoint=Path(sys.argv[1]), conf
     assert start(tmp_path/'killed.pt').wait(timeout=300) == 0
     straight, killed = (torch.load(tmp_path/f'{n}.pt', weights_only=True)['encoder'] for n in ('straight', 'killed'))
     assert all(torch.equal(straight[k], killed[k]) for k in straight)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['killed.pt', 'straight.pt']
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f'{n}.{end}' for n in ('killed', 'straight') for end in ('previous.pt', 'pt', 'safetensors')]
 
 
 
