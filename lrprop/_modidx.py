@@ -656,6 +656,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '.', 'doc_host': '.', 'git_u
                                 'lrprop.trainer._state': ('trainer.html#_state', 'lrprop/trainer.py'),
                                 'lrprop.trainer.batch_loss': ('trainer.html#batch_loss', 'lrprop/trainer.py'),
                                 'lrprop.trainer.cosine_lr': ('trainer.html#cosine_lr', 'lrprop/trainer.py'),
+                                'lrprop.trainer.deterministic': ('trainer.html#deterministic', 'lrprop/trainer.py'),
                                 'lrprop.trainer.fit': ('trainer.html#fit', 'lrprop/trainer.py'),
                                 'lrprop.trainer.replay': ('trainer.html#replay', 'lrprop/trainer.py')},
             'lrprop.video': { 'lrprop.video.VideoFile': ('video.html#videofile', 'lrprop/video.py'),
