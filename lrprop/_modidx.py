@@ -709,4 +709,9 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '.', 'doc_host': '.', 'git_u
                             'lrprop.viz.plot_alignment': ('viz.html#plot_alignment', 'lrprop/viz.py'),
                             'lrprop.viz.plot_embedding': ('viz.html#plot_embedding', 'lrprop/viz.py'),
                             'lrprop.viz.plot_losses': ('viz.html#plot_losses', 'lrprop/viz.py'),
-                            'lrprop.viz.plot_scores': ('viz.html#plot_scores', 'lrprop/viz.py')}}}
+                            'lrprop.viz.plot_scores': ('viz.html#plot_scores', 'lrprop/viz.py')},
+            'lrprop.watch': { 'lrprop.watch._accelerate': ('watch.html#_accelerate', 'lrprop/watch.py'),
+                              'lrprop.watch._curves': ('watch.html#_curves', 'lrprop/watch.py'),
+                              'lrprop.watch._installed': ('watch.html#_installed', 'lrprop/watch.py'),
+                              'lrprop.watch._tensorboard': ('watch.html#_tensorboard', 'lrprop/watch.py'),
+                              'lrprop.watch.tracker': ('watch.html#tracker', 'lrprop/watch.py')}}}
