@@ -60,7 +60,7 @@ def batch_loss(
     if not all(v.isfinite().all() for v in vectors): raise FloatingPointError(f'embeddings are not finite on a batch of {", ".join(batch.names)}')
     value = loss(vectors[0] if len(vectors) == 1 else torch.cat(vectors, -1), batch.steps, batch.seq_lens, batch.mask)
     parts = value if isinstance(value, dict) else {}
-    if clash := set(parts) & RECORDED: raise ValueError(f'the loss names a part {min(clash)!r}; valid: any name but {", ".join(sorted(RECORDED))}')
+    if clash := set(parts) & (RECORDED | set(more)): raise ValueError(f'the loss names a part {min(clash)!r}; valid: any name but {", ".join(sorted(RECORDED | set(more)))}')
     if parts: value = sum(parts.values())
     spread = torch.stack([clip_spread(v.detach(), batch.mask) for v in vectors]).min()
     numbers = torch.stack([value.detach(), spread, *(p.detach() for p in parts.values()), *more.values()]).tolist()  # one transfer
