@@ -163,7 +163,7 @@ def save_encoder(
 ) -> None:
     "Write an encoder's weights, and its settings in the header, complete or not at all."
     with replacing(path) as temporary:
-        save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, temporary, dict(format='pt', encoder=json.dumps(encoder.config)))
+        save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, temporary, dict(encoder=json.dumps(encoder.config)))  # of several entries the order would vary
         _sync(temporary)
     _sync(path.parent)
 
