@@ -99,6 +99,31 @@ def test_folder_of_unlabelled_clips(tmp_path):
     assert set(read(tmp_path/'run/result.json')['scores']) == {'tau'}  # all that needs no labels
 
 
+def test_a_terminated_command_goes_on(tmp_path, monkeypatch, capsys):
+    "SIGTERM in the middle of an epoch: a message, code 143, and the same command ends as if nothing had been."
+    from lrprop import trainer
+    clips = tmp_path/'clips'
+    clips.mkdir()
+    for i in range(8): write_video(clips/f'{i}.mp4', moving_square(16 + i, .6 + .2*i, i))
+    def train(out, *words): return lrprop('train', '--dataset', 'folder', '--root', clips, '--n-frames', 8, '--n-epochs', 3, '--method', 'vava', '--device', 'cpu', '--out', tmp_path/out, *words)
+    assert train('straight', '--track', 'none') == 0
+    show, n = trainer._show, iter(range(9))
+    def signalled(*arguments, **more):
+        show(*arguments, **more)
+        if next(n) == 3: signal.raise_signal(signal.SIGTERM)
+    monkeypatch.setattr(trainer, '_show', signalled)
+    capsys.readouterr()
+    assert train('run', '--evaluate-every', 2) == 143
+    assert f'after step 0 of epoch 1; the same call goes on from {tmp_path}' in capsys.readouterr().err
+    assert not (tmp_path/'run/result.json').exists()
+    assert train('run', '--evaluate-every', 2) == 0
+    straight, run = (read(tmp_path/out/'result.json') for out in ('straight', 'run'))
+    assert run['scores'] == straight['scores'] and [h['loss'] for h in run['history']] == [h['loss'] for h in straight['history']]
+    assert ['tau' in h for h in run['history']] == [False, True, False]
+    assert (tmp_path/'run/checkpoint.safetensors').read_bytes() == (tmp_path/'straight/checkpoint.safetensors').read_bytes()
+    assert list((tmp_path/'run').glob('*tfevents*')) and not list((tmp_path/'straight').glob('*tfevents*'))
+
+
 def write_format(name, folder):
     "A fixture of a published format; what to prepare it as, and what to train with."
     from lrprop.carl import write_carl_fixture
