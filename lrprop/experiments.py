@@ -32,7 +32,7 @@ from . import __version__
 from .augment import AUGMENTATIONS, augmentation
 from .backbone import BACKBONES, center, load_backbone
 from .cache import cache_videos
-from .checkpoint import check_same_config, data_hash, load_tensors
+from .checkpoint import check_same_config, data_hash, deterministic, load_tensors
 from .core import Video, check_choice, pick_device, replacing, seed_torch_at
 from .data import check_trainable, video_folder
 from .dataset import find_prepared, load_prepared
@@ -50,7 +50,7 @@ from .losses.vava import VAVA, vava
 from .phases import ACTIONS, KEY_EVENTS, canonical_action, read_phases
 from .sampling import SAMPLERS
 from .synthetic import PRESETS, synthetic_pouring
-from .trainer import OUTPUTS, Loss, deterministic, fit, replay
+from .trainer import OUTPUTS, Loss, fit, replay
 from .watch import Watch, check_tracker, tracker
 
 # %% ../nbs/80_experiments.ipynb #515f8c8a
