@@ -53,6 +53,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '.', 'doc_host': '.', 'git_u
                                  'lrprop.backbone._Takes': ('backbone.html#_takes', 'lrprop/backbone.py'),
                                  'lrprop.backbone._Takes.device': ('backbone.html#_takes.device', 'lrprop/backbone.py'),
                                  'lrprop.backbone._Takes.prepare': ('backbone.html#_takes.prepare', 'lrprop/backbone.py'),
+                                 'lrprop.backbone._fold_norms': ('backbone.html#_fold_norms', 'lrprop/backbone.py'),
                                  'lrprop.backbone._lite0': ('backbone.html#_lite0', 'lrprop/backbone.py'),
                                  'lrprop.backbone._read_model': ('backbone.html#_read_model', 'lrprop/backbone.py'),
                                  'lrprop.backbone._resnet50': ('backbone.html#_resnet50', 'lrprop/backbone.py'),
