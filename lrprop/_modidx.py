@@ -27,6 +27,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '.', 'doc_host': '.', 'git_u
                                 'lrprop.augment.augment_joints': ('augment.html#augment_joints', 'lrprop/augment.py'),
                                 'lrprop.augment.augmentation': ('augment.html#augmentation', 'lrprop/augment.py'),
                                 'lrprop.augment.blur_matrix': ('augment.html#blur_matrix', 'lrprop/augment.py'),
+                                'lrprop.augment.compiled_adjust': ('augment.html#compiled_adjust', 'lrprop/augment.py'),
                                 'lrprop.augment.draw_crop': ('augment.html#draw_crop', 'lrprop/augment.py'),
                                 'lrprop.augment.draw_mild': ('augment.html#draw_mild', 'lrprop/augment.py'),
                                 'lrprop.augment.draw_ssl': ('augment.html#draw_ssl', 'lrprop/augment.py'),

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'AUGMENTATIONS', 'Draw', 'draw_crop', 'draw_ssl', 'to_gray', 'turn_hue', 'adjust',
-           'blur_matrix', 'gaussian_blur', 'apply_draw', 'ssl_augment', 'draw_mild', 'mild_augment', 'eval_transform',
-           'augment_joints', 'augmentation']
+           'blur_matrix', 'gaussian_blur', 'apply_draw', 'compiled_adjust', 'ssl_augment', 'draw_mild', 'mild_augment',
+           'eval_transform', 'augment_joints', 'augmentation']
 
 # %% ../nbs/14_augment.ipynb #333ec39b
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from math import ceil, exp, log, sqrt
 
 import numpy as np
@@ -147,24 +147,32 @@ def apply_draw(
     draw: Draw,            # What to do to all of them
     size: int,             # Side of the square result, in pixels
     blur_repeats: int = 1, # After how many of the colour operations, counted from the last, to blur: 0–4
+    change: Callable = adjust, # The colour operations
 ) -> Tensor: # (T, 3, size, size) float32 in [0, 1]
     "Apply one draw to every frame of a clip."
     top, left, h, w = draw.crop
     x = _resize(frames[..., top:top+h, left:left+w], size)
     if draw.flip: x = x.flip(-1)
     for left_over, (op, amount) in zip(range(len(draw.jitter) - 1, -1, -1), draw.jitter):
-        x = adjust(x, op, amount)
+        x = change(x, op, amount)
         if draw.blur and left_over < blur_repeats: x = gaussian_blur(x, draw.blur)
     return to_gray(x).expand_as(x) if draw.gray else x
 
 # %% ../nbs/14_augment.ipynb #ee70257b
-def _augment(frames: Tensor, rngs: Sequence[np.random.Generator], draw: Callable, size: int, mean: Sequence[float], std: Sequence[float], blur_repeats: int = 1) -> Tensor:
+@cache
+def compiled_adjust(
+    backend: str, # Of `torch.compile`, such as 'inductor'
+) -> Callable: # As `adjust`
+    "The colour operations as one kernel each, compiled when first used, once for any amount."
+    return torch.compile(adjust, backend=backend, dynamic=True)
+
+def _augment(frames: Tensor, rngs: Sequence[np.random.Generator], draw: Callable, size: int, mean: Sequence[float], std: Sequence[float], blur_repeats: int = 1, compile: str|None = None) -> Tensor:
     "Draw for every clip, apply, normalise."
     if frames.dim() != 5 or frames.shape[2] != 3: raise ValueError(f'frames have shape {tuple(frames.shape)}, not (clips, T, 3, H, W)')
     if len(rngs) != len(frames): raise ValueError(f'{len(rngs)} generators for {len(frames)} clips')
     mean, std = (to_device(torch.tensor(v), frames.device).view(3, 1, 1) for v in (mean, std))
-    result = torch.empty(*frames.shape[:3], size, size, device=frames.device)
-    for clip, rng, out in zip(frames, rngs, result): torch.sub(apply_draw(clip, draw(rng, *clip.shape[-2:]), size, blur_repeats), mean, out=out).div_(std)
+    result, change = torch.empty(*frames.shape[:3], size, size, device=frames.device), adjust if compile is None else compiled_adjust(compile)
+    for clip, rng, out in zip(frames, rngs, result): torch.sub(apply_draw(clip, draw(rng, *clip.shape[-2:]), size, blur_repeats, change), mean, out=out).div_(std)
     return result
 
 def ssl_augment(
@@ -175,9 +183,10 @@ def ssl_augment(
     blur_repeats: int = 1,                  # As in `apply_draw`; 4 = as the reference code, 0 = no blur
     mean: Sequence[float] = IMAGENET_MEAN,  # Of each channel, subtracted last
     std: Sequence[float] = IMAGENET_STD,    # Of each channel, divided by last
+    compile: str|None = None,               # As `compiled_adjust`; None = operations as they are
 ) -> Tensor: # (N, T, 3, size, size) float32, normalised
     "The list for self-supervision, once per clip (SPEC §A.3, ops 1–6); raises `ValueError` for a wrong shape or number of generators."
-    return _augment(frames, rngs, lambda rng, h, w: draw_ssl(rng, h, w, strength), size, mean, std, blur_repeats)
+    return _augment(frames, rngs, lambda rng, h, w: draw_ssl(rng, h, w, strength), size, mean, std, blur_repeats, compile)
 
 # %% ../nbs/14_augment.ipynb #96b45486
 def draw_mild(
@@ -195,9 +204,10 @@ def mild_augment(
     size: int = 224,                        # Side of the square result, in pixels
     mean: Sequence[float] = IMAGENET_MEAN,  # Of each channel, subtracted last
     std: Sequence[float] = IMAGENET_STD,    # Of each channel, divided by last
+    compile: str|None = None,               # As `compiled_adjust`; None = operations as they are
 ) -> Tensor: # (N, T, 3, size, size) float32, normalised
     "The mild list, once per clip; raises as `ssl_augment`."
-    return _augment(frames, rngs, draw_mild, size, mean, std)
+    return _augment(frames, rngs, draw_mild, size, mean, std, compile=compile)
 
 def eval_transform(
     frames: Tensor,                         # (T, 3, H, W) uint8 or real in [0, 1]
