@@ -53,7 +53,7 @@ class Config:
     size: int = 224             # Side of the images, in pixels
     n_videos: int = 2
     n_views: int = 2
-    T: int = 10                 # Frames a clip of the steps on images
+    T: int = 6                  # Frames a clip of the steps on images
     feed_T: int = 40            # Frames a clip when only feeding is compared
     cached_T: int = PAPER_T     # Frames a clip of the steps on features
     cached_dim: int = 2048
@@ -189,7 +189,6 @@ def image_steps(c: Config, device: torch.device, videos: list[Video], precision:
     flops = conv_flops(c, backbone, device)
     training = Training(c, device, videos, precision, backbone, c.T)
     row = dict(precision=precision, compile=compile, **steps_of(training, c.rounds), flops_per_frame=flops)
-    training.parts(0)
     parts = [training.parts(k + 1) for k in range(c.rounds)]
     row['parts'] = {p: quartiles([r[p] for r in parts]) for p in PARTS}
     total = sum(row['parts'][p]['median'] for p in PARTS)
