@@ -37,7 +37,7 @@ class Train:
     method: str = 'lrprop'      # sal, tcn, tcc, lav, vava, scl, lrprop or gta; or chance, time, frozen, which train nothing
     dataset: str = 'synthetic'  # synthetic (built in), pouring, penn_action, penn_joints, penn_angles, or folder (your own videos)
     root: str|None = None       # All but synthetic: where the data lies; of pouring and penn_action, the root of lrprop prepare
-    action: str = 'pouring'     # penn_action, penn_joints, penn_angles: which action
+    action: str = 'pouring'     # penn_action, penn_joints, penn_angles: which action; or several, one model for all: pushup,situp; or all
     preset: str = 'quick'       # synthetic: quick or paper
     out: Path|None = None       # Run folder; runs/DATASET-ACTION-METHOD-sSEED if not given (of a folder, its name for the action)
     backbone: str = 'efficientnet_lite0_grid' # Frame features of videos; joints have none
@@ -58,14 +58,14 @@ class Train:
     def run(self) -> None:
         from dataclasses import asdict
 
-        from lrprop.experiments import Experiment, run, scores_table, write_json
+        from lrprop.experiments import Experiment, actions_table, run, write_json
         from lrprop.viz import format_scores
         settings = {k: v for k, v in asdict(self).items() if k not in ('out', 'device', 'results')}
         experiment = Experiment(**settings)
         folder = self.out or Path('runs')/experiment.name
         result = run(experiment, folder, device=self.device)
         if self.results is not None: write_json(self.results/f'{experiment.name}.json', result)
-        print(f'\n{format_scores(scores_table([result]), markdown=False)}\n\neverything is in {folder}')
+        print(f'\n{format_scores(actions_table(result), markdown=False)}\n\neverything is in {folder}')
 
 # %% ../nbs/82_cli.ipynb #45bd7369
 @dataclass

@@ -130,6 +130,37 @@ def test_prepare_and_train_each_format(name, tmp_path):
     assert {'tau', 'progress', 'svm@100', 'dtw_accuracy'} <= set(scores) <= METRICS and np.isfinite(list(scores.values())).all()
 
 
+def test_one_model_for_several_actions(tmp_path, capsys):
+    "Trained together, scored apart, and the record says both."
+    from lrprop.penn_action import write_penn_action_fixture
+    write_penn_action_fixture(tmp_path/'source', 4, 2, ('squat', 'bowl', 'pushup'))
+    assert lrprop('prepare', 'penn_action', '--source', tmp_path/'source', '--root', tmp_path/'root') == 0
+    def train(action, method, *words):
+        capsys.readouterr()
+        return lrprop('train', '--dataset', 'penn_action', '--root', tmp_path/'root', '--action', action, '--method', method, '--n-frames', 8, '--n-epochs', 1,
+                      '--device', 'cpu', '--out', tmp_path/f'{action}-{method}', '--results', tmp_path/'results', *words)
+    assert train('squats, Bowling', 'scl') == 0
+    rows = [line.split('  ')[0] for line in capsys.readouterr().out.splitlines()]
+    assert rows[2:5] == ['bowl', 'squat', 'mean of 2']
+    record = read(tmp_path/'results/penn_action-bowl+squat-scl-s0.json')
+    assert record['config']['action'] == 'bowl,squat' and record['config']['lambda2'] == .4 and list(record['by_action']) == ['bowl', 'squat']
+    for metric, mean in record['scores'].items(): assert abs(mean - sum(row[metric] for row in record['by_action'].values())/2) < 1e-12
+    assert len(record['history']) == 1 and {'tau', 'progress', 'svm@100'} <= set(record['scores']) <= METRICS
+
+    assert train('all', 'frozen') == 0
+    alone = {}
+    for action in ('bowl', 'pushup', 'squat'):
+        assert train(action, 'frozen') == 0
+        alone[action] = read(tmp_path/f'results/penn_action-{action}-frozen-s0.json')
+        assert 'by_action' not in alone[action]
+    assert read(tmp_path/'results/penn_action-all-frozen-s0.json')['by_action'] == {a: r['scores'] for a, r in alone.items()}
+
+    assert train('bowl,golf_swing', 'scl') == 1  # not there
+    message = capsys.readouterr().err
+    assert "no video of action 'golf_swing'; its actions are bowl, pushup, squat" in message
+    assert not (tmp_path/'bowl,golf_swing-scl').exists()
+
+
 def test_prepare_survives_sigkill_at_any_moment(tmp_path):
     "Killed again and again, with one process and with two, it ends with the very bytes of an undisturbed run."
     from lrprop.dataset import load_prepared
