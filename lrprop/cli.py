@@ -54,16 +54,23 @@ class Train:
     seed: int = 0               # Of weights, sampling and augmentation
     device: str = 'auto'        # auto, cpu, cuda, …
     results: Path|None = None   # Also write the record there, as NAME.json
+    track: str = 'auto'         # Curves: auto (TensorBoard if it is installed), none, tensorboard, or a tracker of accelerate: wandb, mlflow, …
+    evaluate_every: int = 0     # Also score every so many epochs while training; 0: only at the end
+    checkpoint_minutes: float = 5. # Between checkpoints; SIGTERM writes one too, and the same command goes on from it
+    on_collapse: str = 'warn'   # warn, or raise: stop, and leave the step in checkpoint.failed.pt
+    deterministic: bool = False # The same bits on every run on a GPU, if slower
 
     def run(self) -> None:
-        from dataclasses import asdict
+        from dataclasses import asdict, fields
 
         from lrprop.experiments import Experiment, actions_table, run, write_json
         from lrprop.viz import format_scores
+        from lrprop.watch import Watch
         settings = {k: v for k, v in asdict(self).items() if k not in ('out', 'device', 'results')}
+        watch = Watch(**{f.name: settings.pop(f.name) for f in fields(Watch)})
         experiment = Experiment(**settings)
         folder = self.out or Path('runs')/experiment.name
-        result = run(experiment, folder, device=self.device)
+        result = run(experiment, folder, device=self.device, watch=watch)
         if self.results is not None: write_json(self.results/f'{experiment.name}.json', result)
         print(f'\n{format_scores(actions_table(result), markdown=False)}\n\neverything is in {folder}')
 
@@ -99,11 +106,14 @@ Command = Annotated[Demo, tyro.conf.subcommand('demo')] | Annotated[Prepare, tyr
 
 def main(
     arguments: Sequence[str]|None = None, # Words after `lrprop`; None = those of this process
-) -> int: # 0, or 1 after an error of the user's
+) -> int: # 0, 1 after an error of the user's, or 143 after SIGTERM
     "The command line."
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # waiting threads sleep: on a busy machine, spinning ones slow training tenfold
     try: tyro.cli(Command, prog='lrprop', description='Frame embeddings that align videos of the same action.', args=arguments).run()
-    except (ValueError, OSError, FloatingPointError) as error:
+    except Exception as error:
+        from lrprop.checkpoint import Terminated
+        from lrprop.collapse import CollapseError
+        if not isinstance(error, (ValueError, OSError, FloatingPointError, ModuleNotFoundError, CollapseError, Terminated)): raise
         print(f'lrprop: {error}', file=sys.stderr)
-        return 1
+        return 143 if isinstance(error, Terminated) else 1
     return 0

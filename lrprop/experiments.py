@@ -6,17 +6,16 @@
 __all__ = ['METHODS', 'UNTRAINED', 'PAPER_SETTINGS', 'SHARED_FRAMES', 'QUICK_FRAMES', 'DATASETS', 'COLUMNS', 'Method', 'DataSet',
            'paper_settings', 'Experiment', 'own_options', 'make_loss', 'check_loss', 'resolve', 'stride_of',
            'check_runnable', 'load_videos', 'write_json', 'read_json', 'provenance', 'record_config', 'claim_folder',
-           'check_folder', 'data_hash', 'train', 'run', 'scores_table', 'actions_table']
+           'check_folder', 'train', 'replay_run', 'run', 'scores_table', 'actions_table']
 
 # %% ../nbs/80_experiments.ipynb #e6b9259a
-import hashlib
 import json
 import platform
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from inspect import signature
 from importlib.metadata import version
@@ -33,7 +32,8 @@ from . import __version__
 from .augment import AUGMENTATIONS, augmentation
 from .backbone import BACKBONES, center, load_backbone
 from .cache import cache_videos
-from .core import Video, check_choice, content_hash, pick_device, replacing, seed_torch_at
+from .checkpoint import check_same_config, data_hash, load_tensors
+from .core import Video, check_choice, pick_device, replacing, seed_torch_at
 from .data import check_trainable, video_folder
 from .dataset import find_prepared, load_prepared
 from .encoder import Encoder
@@ -50,7 +50,8 @@ from .losses.vava import VAVA, vava
 from .phases import ACTIONS, KEY_EVENTS, canonical_action, read_phases
 from .sampling import SAMPLERS
 from .synthetic import PRESETS, synthetic_pouring
-from .trainer import OUTPUTS, Loss, check_same_config, fit
+from .trainer import OUTPUTS, Loss, deterministic, fit, replay
+from .watch import Watch, check_tracker, tracker
 
 # %% ../nbs/80_experiments.ipynb #515f8c8a
 @dataclass(frozen=True)
@@ -351,19 +352,13 @@ def check_folder(
     if path.exists(): check_same_config(path, {k: v for k, v in read_json(path).items() if k in config}, config)
     elif folder.exists() and any(folder.iterdir()): raise ValueError(f'{folder} is not empty and holds no run; choose another folder')
 
-def data_hash(
-    videos: Sequence[Video], # All videos of a run
-) -> str: # Hexadecimal
-    "Identity of names, splits, labels and frames."
-    parts = [(v.name, v.split, v.action, content_hash(v.frames), None if v.phases is None else v.phases.tolist()) for v in videos]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
 def train(
     experiment: Experiment,     # A method that learns
     videos: Sequence[Video],    # As `load_videos` gives them
     folder: Path,               # Holds the checkpoint; a stopped run goes on from it
     config: dict,               # What the checkpoint must belong to
     device: torch.device|str = 'cpu', # Where to compute
+    watch: Watch = Watch(),     # How it is followed and kept
 ) -> tuple[Encoder, list[dict]]: # The trained encoder; one record an epoch
     "Train the encoder of an experiment."
     e, kind = resolve(experiment), DATASETS[experiment.dataset].augment
@@ -373,10 +368,22 @@ def train(
     if isinstance(loss, nn.Module): loss.to(device)
     n_frames = e.n_frames//2 if e.sampler == 'positive_pairs' else e.n_frames  # anchors: all methods see as many frames
     sampling = dict(sampler=e.sampler) | (dict(block_base=e.block_base) if e.sampler == 'time_augment' else {})
-    history = fit(encoder, loss, [v for v in videos if v.split == 'train'], n_frames, e.n_views, e.n_videos, e.n_epochs,
-        lr=e.lr, weight_decay=e.weight_decay, augment=augmentation(e.augment, kind) if kind else None, output=e.output,
-        sampling=sampling, seed=e.seed, checkpoint=folder/'checkpoint.pt', config=config, label=f'train {e.method}')
+    def score(encoder): return _scores(evaluate_actions(embed_trained(encoder), videos, label='score', stride=stride_of(e)), videos)['scores']
+    with tracker(watch.track, folder, config) as log, deterministic(watch.deterministic):
+        history = fit(encoder, loss, [v for v in videos if v.split == 'train'], n_frames, e.n_views, e.n_videos, e.n_epochs,
+            lr=e.lr, weight_decay=e.weight_decay, augment=augmentation(e.augment, kind) if kind else None, output=e.output,
+            sampling=sampling, seed=e.seed, checkpoint=folder/'checkpoint.pt', config=config, label=f'train {e.method}', log=log,
+            checkpoint_minutes=watch.checkpoint_minutes, on_collapse=watch.on_collapse, evaluate=score if watch.evaluate_every else None, evaluate_every=watch.evaluate_every)
     return encoder, history
+
+def replay_run(
+    path: Path, # A step that stopped a run: checkpoint.failed.pt in its folder
+    device: torch.device|str = 'cpu', # Where to compute
+) -> dict[str, float]: # Where it does not fail: as `replay`
+    "Take the step again with the loss of its run; raises what stopped it."
+    config = load_tensors(path)['config']
+    experiment = Experiment(**{f.name: config[f.name] for f in fields(Experiment) if f.name in config})
+    return replay(path, make_loss(experiment), device=device)
 
 def _scores(rows: dict[str, dict[str, float]], videos: Sequence[Video]) -> dict[str, dict]:
     "What a record says of scores: those of the one action, or the means and those of each."
@@ -385,13 +392,15 @@ def _scores(rows: dict[str, dict[str, float]], videos: Sequence[Video]) -> dict[
 
 def run(
     experiment: Experiment,             # What to run
-    folder: Path,                       # Gets config.json, checkpoint.pt, result.json
+    folder: Path,                       # Gets config.json, checkpoint.pt and the one before, the encoder as checkpoint.safetensors, curves, result.json
     videos: Sequence[Video]|None = None, # As `load_videos` gives them, if already at hand
     device: str = 'auto',               # 'auto', 'cpu', 'cuda', …
+    watch: Watch = Watch(),             # How training is followed and kept
 ) -> dict: # The record: config, provenance, seconds, scores, history; of several actions, scores are the means, and by_action has those of each
     "Run one experiment: train if there is something to train, score every action by itself, record. A finished run is read, not run again."
     device, started, history = pick_device(device), time.monotonic(), []
     check_folder(folder, record_config(experiment))
+    check_tracker(watch.track)
     check_loss(experiment)
     if videos is None: videos = load_videos(experiment, device)
     check_runnable(videos, resolve(experiment))
@@ -402,7 +411,7 @@ def run(
     embed = UNTRAINED.get(experiment.method)
     if embed is embed_chance: embed = partial(embed_chance, seed=experiment.seed)
     if embed is None:
-        encoder, history = train(experiment, videos, folder, config, device)
+        encoder, history = train(experiment, videos, folder, config, device, watch)
         embed = embed_trained(encoder)
         seconds['train'] = sum(h['seconds'] for h in history)
     started = time.monotonic()

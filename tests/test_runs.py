@@ -99,6 +99,31 @@ def test_folder_of_unlabelled_clips(tmp_path):
     assert set(read(tmp_path/'run/result.json')['scores']) == {'tau'}  # all that needs no labels
 
 
+def test_a_terminated_command_goes_on(tmp_path, monkeypatch, capsys):
+    "SIGTERM in the middle of an epoch: a message, code 143, and the same command ends as if nothing had been."
+    from lrprop import trainer
+    clips = tmp_path/'clips'
+    clips.mkdir()
+    for i in range(8): write_video(clips/f'{i}.mp4', moving_square(16 + i, .6 + .2*i, i))
+    def train(out, *words): return lrprop('train', '--dataset', 'folder', '--root', clips, '--n-frames', 8, '--n-epochs', 3, '--method', 'vava', '--device', 'cpu', '--out', tmp_path/out, *words)
+    assert train('straight', '--track', 'none') == 0
+    show, n = trainer._show, iter(range(9))
+    def signalled(*arguments, **more):
+        show(*arguments, **more)
+        if next(n) == 3: signal.raise_signal(signal.SIGTERM)
+    monkeypatch.setattr(trainer, '_show', signalled)
+    capsys.readouterr()
+    assert train('run', '--evaluate-every', 2) == 143
+    assert f'after step 0 of epoch 1; the same call goes on from {tmp_path}' in capsys.readouterr().err
+    assert not (tmp_path/'run/result.json').exists()
+    assert train('run', '--evaluate-every', 2) == 0
+    straight, run = (read(tmp_path/out/'result.json') for out in ('straight', 'run'))
+    assert run['scores'] == straight['scores'] and [h['loss'] for h in run['history']] == [h['loss'] for h in straight['history']]
+    assert ['tau' in h for h in run['history']] == [False, True, False]
+    assert (tmp_path/'run/checkpoint.safetensors').read_bytes() == (tmp_path/'straight/checkpoint.safetensors').read_bytes()
+    assert list((tmp_path/'run').glob('*tfevents*')) and not list((tmp_path/'straight').glob('*tfevents*'))
+
+
 def write_format(name, folder):
     "A fixture of a published format; what to prepare it as, and what to train with."
     from lrprop.carl import write_carl_fixture
@@ -194,39 +219,88 @@ def test_a_run_folder_belongs_to_its_data(tmp_path, capsys):
     assert 'data: there' in capsys.readouterr().err
 
 
-def test_sigkill_and_resume_ends_with_the_same_weights(tmp_path):
-    "A run killed without warning leaves nothing half-written and goes on where its last checkpoint was."
-    import torch
-    script = '''
-import sys, numpy as np
+KILLS = '''
+import os, select, signal, sys, time
 from pathlib import Path
-from lrprop.core import Video, seed_torch_at
-from lrprop.encoder import Encoder
-from lrprop.losses.lrprop import lrprop
-from lrprop.trainer import fit
-rng = np.random.default_rng(0)
-videos = [Video(f'v{i}', rng.normal(size=(30, 4)).cumsum(0).astype('float32')) for i in range(4)]
-seed_torch_at(0, 'weights')
-encoder = Encoder(in_dim=4, n_frames=12, depth=1, hidden_dim=32, dim=32, emb_dim=16)
-fit(encoder, lrprop, videos, 12, n_epochs=30, checkpoint=Path(sys.argv[1]), config={}, checkpoint_every=0, log=lambda r: print(r['epoch'], flush=True))
-'''
-    def start(path): return subprocess.Popen([sys.executable, '-c', script, str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert start(tmp_path/'straight.pt').wait(timeout=300) == 0
-    for kill_after in (4, 11):
-        process = start(tmp_path/'killed.pt')
-        epochs = []
-        for line in process.stdout:
-            epochs.append(int(line))
-            if epochs[-1] >= kill_after: break
-        time.sleep(.01)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    assert epochs[0] >= 4  # the second start went on where the first was killed
-    assert start(tmp_path/'killed.pt').wait(timeout=300) == 0
-    straight, killed = (torch.load(tmp_path/f'{n}.pt', weights_only=True)['encoder'] for n in ('straight', 'killed'))
-    assert all(torch.equal(straight[k], killed[k]) for k in straight)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['killed.pt', 'straight.pt']
 
+import torch._dynamo  # which Adam would import in every child
+from torch import nn
+from torch.nn import functional as F
+
+from lrprop.checkpoint import Terminated
+from lrprop.core import Video, rng_at, seed_torch_at
+from lrprop.encoder import Encoder
+from lrprop.losses.sal import SAL
+from lrprop.losses.vava import VAVA
+from lrprop.trainer import fit
+
+class Loss(nn.Module):
+    "Owns weights and draws (SAL), and counts its steps (VAVA)."
+    def __init__(self, pipe): super().__init__(); self.sal, self.vava, self.pipe = SAL(16), VAVA(n_iter=5), pipe
+    def forward(self, embs, *batch):
+        os.write(self.pipe, b'.')  # a step begins
+        return dict(sal=self.sal(embs, *batch), vava=self.vava(F.normalize(embs, dim=-1), *batch))
+
+def train(path, pipe, minutes):
+    "Runs in a child; this process itself never computes, so it may fork."
+    videos = [Video(f'v{i}', rng_at(i).normal(size=(30, 4)).cumsum(0).astype('float32')) for i in range(6)]
+    seed_torch_at(0, 'weights')
+    encoder, loss = Encoder(in_dim=4, n_frames=12, depth=1, hidden_dim=32, dim=32, emb_dim=16), Loss(pipe)
+    try: fit(encoder, loss, videos, 12, n_epochs=60, lr=1e-3, output='raw', checkpoint=path, config=dict(T=12), checkpoint_minutes=minutes)
+    except Terminated as e: assert str(path) in str(e); os._exit(143)
+
+def start(path, minutes=0.):
+    out, into = os.pipe()
+    if pid := os.fork(): os.close(into); return pid, out
+    signal.alarm(120)
+    try: train(path, into, minutes)
+    except BaseException as e: print(repr(e), flush=True); os._exit(1)
+    os._exit(0)
+
+def stop(pid, out, n_steps, rng, how):
+    "Send a signal at a random moment of the n-th step from now; how the process ended."
+    last = time.monotonic()
+    for _ in range(n_steps): assert os.read(out, 1); last, before = time.monotonic(), last
+    time.sleep(rng.uniform(0, min(time.monotonic() - before, .05)))
+    os.kill(pid, how); code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]); os.close(out)
+    return code
+
+folder, rng = Path(sys.argv[1]), rng_at(0, 'kills')
+for name, how, ends, n in (('killed', signal.SIGKILL, -9, 20), ('termed', signal.SIGTERM, 143, 5)):
+    torn = 0
+    for i in range(n):
+        pid, out = start(folder/f'{name}.pt', (0., 2e-4)[i % 2] if how == signal.SIGKILL else 1e9)
+        code = stop(pid, out, int(rng.integers(1, 9)), rng, how)
+        assert code == ends, (name, i, code)
+        torn += any(folder.glob(f'.{name}-*'))
+    print(name, n, 'torn', torn, flush=True)
+for name in ('killed', 'termed', 'straight'):
+    pid, out = start(folder/f'{name}.pt', 1e9)
+    while os.read(out, 4096): pass
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+'''
+
+
+def test_twenty_sigkills_end_with_the_same_bits(tmp_path):
+    "Killed at random moments, 20 times, or asked to stop, 5 times, a run ends with weights, counts, optimiser and record of an undisturbed one."
+    import torch
+
+    from lrprop.checkpoint import load_checkpoint
+    env = os.environ | dict(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1', TQDM_DISABLE='1')  # no threads before a fork
+    done = subprocess.run([sys.executable, '-c', KILLS, tmp_path], capture_output=True, text=True, timeout=300, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    print(done.stdout)
+    straight = load_checkpoint(tmp_path/'straight.pt')
+    def flat(x, path=''):
+        if isinstance(x, (dict, list)): return {k: v for name, y in (x.items() if isinstance(x, dict) else enumerate(x)) for k, v in flat(y, f'{path}/{name}').items()}
+        return {path: x}
+    assert int(straight['loss']['vava.step']) == 180 and straight['epoch'] == 60
+    for name in ('killed', 'termed'):
+        a, b = flat(straight), flat(load_checkpoint(tmp_path/f'{name}.pt'))
+        assert a.keys() == b.keys()
+        assert [k for k in a if not k.endswith('/seconds') and not (torch.equal(a[k], b[k]) if isinstance(a[k], torch.Tensor) else a[k] == b[k])] == []
+        assert (tmp_path/f'{name}.safetensors').read_bytes() == (tmp_path/'straight.safetensors').read_bytes()
+    assert not any(p.name.startswith('.') for p in tmp_path.iterdir())
 
 
 def test_training_from_images_moves_layer4_and_leaves_the_trunk(tmp_path):
