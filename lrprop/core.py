@@ -88,9 +88,10 @@ def seed_torch_at(
 # %% ../nbs/00_core.ipynb #7e9be9de
 def pick_device(
     name: str = 'auto', # 'auto' (CUDA if there is one), or a torch device such as 'cpu', 'cuda:1'
-) -> torch.device: # A device that can be used
+) -> torch.device: # A device that can be used; for 'auto' and 'cuda', the GPU of this process where a launcher such as torchrun started several
     "Choose where to compute; raises `ValueError` for a device this machine lacks."
-    if name == 'auto': return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    if name == 'auto': name = 'cuda' if torch.cuda.is_available() else 'cpu'
+    if name == 'cuda' and 'LOCAL_RANK' in os.environ: name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

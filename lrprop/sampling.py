@@ -141,24 +141,26 @@ def sample_batch(
     augment: Augment|None = None,      # Applied to all clips at once; None leaves the frames as they are
     device: str|torch.device = 'cpu',  # Frames are moved there before they are augmented
     sampler: str = 'time_augment',     # How frames are chosen: a key of `SAMPLERS`
+    own: slice = slice(None),          # Videos whose frames are wanted; the others' are neither fetched nor augmented
     **sampling,                        # Settings of the sampler
-) -> Batch: # V × K clips
+) -> Batch: # V × K clips; of frames only the `own` videos'
     "Sample the clips of one training step; raises `ValueError` as `check_sampler`. A video with `variants` gives each clip one of them at random."
     draw = check_sampler(sampler, **sampling)
-    frames, steps, masks = [], [], []
-    for video in videos:
+    frames, steps, masks, wanted = [], [], [], range(len(videos))[own]
+    for v, video in enumerate(videos):
         first = None
         for _ in range(n_views):
             slots, mask = draw(len(video), n_frames, rng, first, **sampling)
             source = video.variants[rng.integers(len(video.variants))] if video.variants else video.frames
-            frames.append(_clip(source, slots, device)); steps.append(slots); masks.append(mask)
+            if v in wanted: frames.append(_clip(source, slots, device))
+            steps.append(slots); masks.append(mask)
             first = slots if first is None else first
     x = torch.stack(frames)
-    if augment is not None: x = augment(x, rng.spawn(len(frames)))
+    if augment is not None: x = augment(x, [r for i, r in enumerate(rng.spawn(len(steps))) if i // n_views in wanted])
     grid = (len(videos), n_views)
     steps, masks = (to_device(torch.from_numpy(np.stack(a)).reshape(*grid, -1), device) for a in (steps, masks))
     lengths = to_device(torch.tensor([len(v) for v in videos]), device)
-    return Batch(x.reshape(*grid, *x.shape[1:]), steps, lengths, masks, tuple(v.name for v in videos))
+    return Batch(x.unflatten(0, (-1, n_views)), steps, lengths, masks, tuple(v.name for v in videos))
 
 # %% ../nbs/13_sampling.ipynb #f78f7d37
 def epoch_groups(

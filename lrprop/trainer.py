@@ -22,6 +22,7 @@ from tqdm import tqdm
 from .checkpoint import Terminated, check_same_config, data_hash, load_encoder, load_tensors, noting_sigterm, resume_checkpoint, save_checkpoint, save_encoder, save_tensors
 from .collapse import COLLAPSED, CollapseError, CollapseWarning, clip_spread, count_collapsed
 from .core import Batch, Video, check_choice, rng_at, seed_torch_at
+from .distributed import any_process, copy_first, gather, joined, on_first, own_share, rank, sharing, sum_gradients
 from .encoder import Encoder
 from .sampling import Augment, epoch_groups, sample_batch
 
@@ -40,13 +41,13 @@ RECORDED = frozenset(('epoch', 'loss', 'spread', 'lr', 'seconds'))  # What an ep
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor|dict[str, Tensor]]  # (embs, steps, seq_lens, mask) → scalar, or named scalars whose sum it is
 
 def _seen(encoder: Encoder, batch: Batch, output: str) -> tuple[Tensor, ...]:
-    "The vectors (V·K, T, d) of `batch_loss`, in float32."
+    "The vectors (V·K, T, d) of `batch_loss`, in float32 or wider; those of this process's videos computed, the others' gathered."
     check_choice('output', output, OUTPUTS)
-    embs = encoder(batch.frames.flatten(0, 1), batch.mask.flatten(0, 1))
+    embs = encoder(batch.frames.flatten(0, 1), batch.mask[own_share(len(batch.mask))].flatten(0, 1))
     vectors = []
     if output in ('projection', 'both'): vectors.append(encoder.project(embs))
     if output in ('embedding', 'both'): vectors.append(F.normalize(embs, dim=-1))
-    return tuple(v.float() for v in vectors or (embs,))
+    return tuple(gather(v.to(torch.promote_types(v.dtype, torch.float32))) for v in vectors or (embs,))
 
 def batch_loss(
     encoder: Encoder, # In training mode
@@ -100,9 +101,9 @@ def _saved_if_failing(path: Path|None, encoder: Encoder, loss: Loss, attempt: _A
     try: yield
     except FAILURES as e:
         if path is None: raise
-        state = _state(encoder, loss, batch=vars(attempt.batch) | dict(names=list(attempt.batch.names)), epoch=attempt.epoch, step=attempt.i, error=f'{type(e).__name__}: {e}', **settings)
+        state = _state(encoder, loss, batch=vars(attempt.batch) | dict(frames=gather(attempt.batch.frames), names=list(attempt.batch.names)), epoch=attempt.epoch, step=attempt.i, error=f'{type(e).__name__}: {e}', **settings)
         state['loss'] |= attempt.counts
-        save_tensors(path, state)
+        on_first(save_tensors, path, state)
         raise type(e)(f'{e}; the step is saved as {path}, for lrprop.trainer.replay') from e
 
 def replay(
@@ -147,7 +148,7 @@ class _Progress:
 
 def _resume(encoder: Encoder, loss: Loss, optimizer: torch.optim.Optimizer, path: Path, **belongs) -> _Progress:
     "Bring encoder, loss and optimiser to where a checkpoint left them."
-    state = resume_checkpoint(path, belongs['config'], next(encoder.parameters()).device)
+    state = on_first(resume_checkpoint, path, belongs['config'])
     if state is None: return _Progress()
     check_same_config(path, dict(data=state['data']), dict(data=belongs['data']))
     encoder.load_state_dict(state['encoder'])
@@ -202,6 +203,7 @@ class _Run:
             self.at.n_alike = count_collapsed(self.at.n_alike, numbers['spread'], f'at epoch {epoch}, step {i}, on a batch of {", ".join(batch.names)}', self.on_collapse == 'raise')
         self.optimizer.zero_grad()
         value.backward()
+        sum_gradients(self.encoder, self.loss)
         now.norm = nn.utils.clip_grad_norm_(self.trained, self.clip_norm)
         self.optimizer.found_inf = (~now.norm.isfinite()).float()  # if 1, Adam changes nothing
         self.optimizer.step()
@@ -216,10 +218,11 @@ class _Run:
         "Write all that a run needs to go on."
         self.settle()
         state = _state(self.encoder, self.loss, optimizer=self.optimizer.state_dict(), epoch=self.at.epoch, step=len(self.at.steps), progress=asdict(self.at))
-        save_checkpoint(self.checkpoint, state | self.belongs)
+        on_first(save_checkpoint, self.checkpoint, state | self.belongs)
         self.saved = time.monotonic()
 
 # %% ../nbs/60_trainer.ipynb #98822e5f
+@joined()
 def fit(
     encoder: Encoder,               # Trained in place, on the device it is on
     loss: Loss,                     # A loss in the common form; if a module, its weights are trained too, and must be on the same device
@@ -249,34 +252,35 @@ def fit(
     `CollapseError` or a warning, and `Terminated` after SIGTERM."""
     if checkpoint is not None and config is None: raise ValueError('a checkpoint needs the config it belongs to')
     check_choice('on_collapse', on_collapse, ('warn', 'raise'))
-    device = next(encoder.parameters()).device
+    device, own = next(encoder.parameters()).device, own_share(n_videos)
     optimizer = torch.optim.Adam(_parameters(encoder, loss), lr=lr, weight_decay=weight_decay, fused=True)
-    belongs = {} if checkpoint is None else dict(config=config, data=config.get('data') or data_hash(videos))
+    belongs = {} if checkpoint is None else dict(config=config, data=config.get('data') or on_first(data_hash, videos))
     at = _Progress() if checkpoint is None else _resume(encoder, loss, optimizer, checkpoint, **belongs)
+    copy_first(encoder, loss)
     if failed is None and checkpoint is not None: failed = checkpoint.with_name(f'{checkpoint.stem}.failed{checkpoint.suffix}')
     run = _Run(encoder, loss, optimizer, at, checkpoint, belongs, failed, output, seed, clip_norm, on_collapse)
     n_steps, resumed = len(epoch_groups(videos, n_videos, rng_at(seed, 'epoch', 0))), at.epoch
     encoder.train()
-    with noting_sigterm(checkpoint is not None) as terminated, tqdm(total=n_epochs*n_steps, initial=at.epoch*n_steps + len(at.steps), desc=label, unit='step', mininterval=.5) as bar:
+    with noting_sigterm(checkpoint is not None) as terminated, tqdm(total=n_epochs*n_steps, initial=at.epoch*n_steps + len(at.steps), desc=label, unit='step', mininterval=.5, disable=rank() > 0) as bar, sharing(encoder):
         for epoch in range(at.epoch, n_epochs):
             rate, groups = cosine_lr(epoch, n_epochs, lr), epoch_groups(videos, n_videos, rng_at(seed, 'epoch', epoch))
             for settings in optimizer.param_groups: settings['lr'] = rate
             for i in range(len(at.steps), n_steps):
                 started = time.monotonic()
-                batch = sample_batch(groups[i], n_frames, n_views, rng_at(seed, 'batch', epoch, i), augment, device, **(sampling or {}))
+                batch = sample_batch(groups[i], n_frames, n_views, rng_at(seed, 'batch', epoch, i), augment, device, own=own, **(sampling or {}))
                 at.steps.append(run.step(batch, epoch, i))
                 at.seconds += time.monotonic() - started
                 _show(bar, at.steps[-1], batch.mask.numel(), epoch=epoch, lr=rate)
-                stop = terminated()
-                if checkpoint is not None and (stop or time.monotonic() - run.saved >= 60*checkpoint_minutes): run.save()
+                stop, due = any_process(terminated(), time.monotonic() - run.saved >= 60*checkpoint_minutes)
+                if checkpoint is not None and (stop or due): run.save()
                 if stop: raise Terminated(f'stopped by SIGTERM after step {i} of epoch {epoch}; the same call goes on from {checkpoint}')
             run.settle()
             record = at.close(rate)
-            if evaluate is not None and (epoch + 1) % evaluate_every == 0: record.update(_evaluate(evaluate, encoder, record))
-            if log is not None: log(record)
+            if evaluate is not None and (epoch + 1) % evaluate_every == 0: record.update(on_first(_evaluate, evaluate, encoder, record))
+            if log is not None: on_first(log, record)
         if at.epoch > resumed and checkpoint is not None: run.save()
-        if terminated(): raise Terminated(f'stopped by SIGTERM after the last epoch; {checkpoint} is written')
-    if checkpoint is not None: save_encoder(checkpoint.with_suffix('.safetensors'), encoder)
+        if any_process(terminated())[0]: raise Terminated(f'stopped by SIGTERM after the last epoch; {checkpoint} is written')
+    if checkpoint is not None: on_first(save_encoder, checkpoint.with_suffix('.safetensors'), encoder)
     return at.history
 
 # %% ../nbs/60_trainer.ipynb #1b0fbd84
