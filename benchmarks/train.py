@@ -38,6 +38,7 @@ from lrprop.losses.lrprop import lrprop
 from lrprop.sampling import sample_batch, time_augment
 from lrprop.store import store_videos
 from lrprop.synthetic import PouringVideo
+from lrprop.trainer import batch_loss
 from lrprop.video import VideoFile, write_video
 
 PARTS = ('cut', 'augment', 'trunk', 'layer4', 'head and transformer', 'losses', 'optimiser')
@@ -124,14 +125,14 @@ def conv_flops(c: Config, backbone: PaperBackbone, device: torch.device) -> dict
 
 class Training:
     "An encoder, its loss and optimiser, and videos in memory: steps whole and in parts."
-    def __init__(self, c: Config, device: torch.device, videos: list[Video], precision: str, backbone: PaperBackbone|None, T: int):
+    def __init__(self, c: Config, device: torch.device, videos: list[Video], precision: str, backbone: PaperBackbone|None, T: int, compile: str|None = None):
         seed_torch_at(c.seed, 'weights')
         self.c, self.device, self.videos, self.precision, self.T = c, device, videos, precision, T
         self.encoder = Encoder(2048 if backbone else c.cached_dim, T, c.depth, backbone=backbone).to(device).train()
         self.trained = [p for p in self.encoder.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.trained, lr=1e-4, weight_decay=1e-5, fused=True)
         self.loss = partial(lrprop, lambda1=.01, lambda2=.8)
-        self.augment = partial(ssl_augment, size=c.size) if backbone else None
+        self.augment = partial(ssl_augment, size=c.size, compile=compile) if backbone else None
 
     def finish(self) -> None:
         nn.utils.clip_grad_norm_(self.trained, 10.)
@@ -139,16 +140,16 @@ class Training:
         self.optimizer.zero_grad()
 
     def embed(self, frames, mask):
-        with autocast(self.device, self.precision): return self.encoder.project(self.encoder(frames, mask)).float()
+        with autocast(self.device, self.precision): embs = self.encoder(frames, mask)
+        return self.encoder.project(embs.float())
 
     def whole(self, k: int) -> float:
         "A step as training takes it; its loss."
         batch = sample_batch(self.videos, self.T, self.c.n_views, rng_at(self.c.seed, k), self.augment, self.device)
-        z = self.embed(batch.frames.flatten(0, 1), batch.mask.flatten(0, 1))
-        value = self.loss(z.unflatten(0, batch.mask.shape[:2]), batch.steps, batch.seq_lens, batch.mask)
+        value, numbers = batch_loss(self.encoder, self.loss, batch, precision=self.precision)
         value.backward()
         self.finish()
-        return value.item()
+        return numbers['loss']
 
     def parts(self, k: int) -> dict[str, float]:
         "The same step cut at the seams of its parts, each forward and backward; s."
@@ -187,7 +188,7 @@ def image_steps(c: Config, device: torch.device, videos: list[Video], precision:
     if device.type == 'cuda': torch.cuda.reset_peak_memory_stats(device)
     backbone = PaperBackbone(seed=c.seed, sub_batch=c.sub_batch, compile=compile).to(device)
     flops = conv_flops(c, backbone, device)
-    training = Training(c, device, videos, precision, backbone, c.T)
+    training = Training(c, device, videos, precision, backbone, c.T, compile)
     row = dict(precision=precision, compile=compile, **steps_of(training, c.rounds), flops_per_frame=flops)
     parts = [training.parts(k + 1) for k in range(c.rounds)]
     row['parts'] = {p: quartiles([r[p] for r in parts]) for p in PARTS}
@@ -251,7 +252,7 @@ def feed_released(c: Config, paths: list[str]) -> dict:
 
 def feed_ours(c: Config, device: torch.device, videos: list[Video]) -> dict:
     "Frames/s cut and augmented on the device."
-    clock, augment = Clock(device), partial(ssl_augment, size=c.size)
+    clock, augment = Clock(device), partial(ssl_augment, size=c.size, compile=c.variants[-1][1])
     for k in range(2*c.rounds + 1):
         if k == 1: clock.seconds.clear()
         with clock(str(k)): batch = sample_batch(videos, c.feed_T, c.n_views, rng_at(c.seed, 'feed', k), augment, device)
