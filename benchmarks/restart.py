@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
-from lrprop.checkpoint import load_checkpoint, save_checkpoint, save_encoder
+from lrprop.checkpoint import deterministic, load_checkpoint, save_checkpoint, save_encoder
 from lrprop.core import Video, rng_at, seed_torch_at
 from lrprop.encoder import Encoder
 from lrprop.losses.lrprop import lrprop
-from lrprop.trainer import deterministic, fit
+from lrprop.trainer import fit
 
 SIZES = {'small': dict(in_dim=64, n_frames=20, depth=2, video=60), 'paper': dict(in_dim=1280, n_frames=80, depth=7, video=200)}
 N_STEPS = 4 # of a turn

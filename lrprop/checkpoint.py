@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'previous_checkpoint', 'save_tensors', 'save_checkpoint', 'DamagedFile', 'load_tensors', 'load_checkpoint',
-           'check_same_config', 'resume_checkpoint', 'Terminated', 'noting_sigterm', 'data_hash', 'save_encoder',
-           'load_encoder']
+           'check_same_config', 'resume_checkpoint', 'Terminated', 'noting_sigterm', 'deterministic', 'data_hash',
+           'save_encoder', 'load_encoder']
 
 # %% ../nbs/60_checkpoint.ipynb #1bf73370
 import hashlib
@@ -147,6 +147,25 @@ def noting_sigterm(
     before = signal.signal(signal.SIGTERM, lambda *_: noted.append(True))
     try: yield lambda: bool(noted)
     finally: signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+# %% ../nbs/60_checkpoint.ipynb #de7e0002
+@contextmanager
+def deterministic(
+    wanted: bool = True, # False changes nothing
+) -> Iterator[None]:
+    "Have torch give the same bits every time, or raise `RuntimeError`; on a GPU, begin before anything has been computed there."
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # read by cuBLAS when it starts
+    more = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(), torch.backends.cudnn.benchmark, more.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark, more.fill_uninitialized_memory = False, False  # filling is for programs that read what nobody wrote
+    try: yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark, more.fill_uninitialized_memory = before[2:]
 
 # %% ../nbs/60_checkpoint.ipynb #daa03c65
 def data_hash(

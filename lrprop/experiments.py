@@ -33,7 +33,7 @@ from . import __version__
 from .augment import AUGMENTATIONS, augmentation, eval_transform
 from .backbone import BACKBONES, PaperBackbone, center, load_backbone
 from .cache import cache_videos
-from .checkpoint import check_same_config, data_hash, load_tensors
+from .checkpoint import check_same_config, data_hash, deterministic, load_tensors
 from .core import Video, check_choice, pick_device, replacing, seed_torch_at
 from .data import check_trainable, video_folder
 from .dataset import find_prepared, load_prepared
@@ -52,7 +52,7 @@ from .phases import ACTIONS, KEY_EVENTS, canonical_action, read_phases
 from .sampling import SAMPLERS, Augment
 from .store import store_videos
 from .synthetic import PRESETS, synthetic_pouring
-from .trainer import OUTPUTS, PRECISIONS, Loss, deterministic, fit, replay
+from .trainer import OUTPUTS, PRECISIONS, Loss, fit, replay
 from .watch import Watch, check_tracker, tracker
 
 # %% ../nbs/80_experiments.ipynb #515f8c8a

@@ -85,7 +85,7 @@ class Watch:
     evaluate_every: int = 0        # Epochs from one scoring to the next while training; 0 = only at the end
     checkpoint_minutes: float = 5. # Between checkpoints
     on_collapse: str = 'warn'      # 'warn', or 'raise' to stop
-    deterministic: bool = False    # As `lrprop.trainer.deterministic`
+    deterministic: bool = False    # As `lrprop.checkpoint.deterministic`
 
     def __post_init__(self):
         check_choice('on_collapse', self.on_collapse, ('warn', 'raise'))
