@@ -36,6 +36,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/peers.py
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/losses.py
 
 bench-data: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/peers.py
