@@ -61,7 +61,7 @@ class Config:
     video_frames: int = 186     # Frames a video
     sub_batch: int = 40         # Frames that pass the backbone at a time
     depth: int = 7
-    rounds: int = 3
+    rounds: int = 5
     workers: int = 2            # Loader workers of the baseline's way
     gemm: int = 2048            # Side of the matrices
     variants: tuple = (('float32', None), ('bfloat16', None)) # precision, backend of torch.compile
@@ -172,12 +172,13 @@ class Training:
         return clock.seconds
 
 
-def steps_of(training: Training, rounds: int) -> dict:
-    "Seconds a step, frames/s."
+def steps_of(training: Training, rounds: int, also=lambda k: None) -> dict:
+    "Seconds a step, frames/s; `also` takes its turn after each."
     clock = Clock(training.device)
     training.whole(0)
     for k in range(rounds):
         with clock(str(k)): training.whole(k + 1)
+        also(k + 1)
     n_frames = training.c.n_videos*training.c.n_views*training.T
     times = quartiles(list(clock.seconds.values()))
     return dict(T=training.T, frames=n_frames, step=times, steps_per_s=1/times['median'], frames_per_s=n_frames/times['median'])
@@ -189,8 +190,8 @@ def image_steps(c: Config, device: torch.device, videos: list[Video], precision:
     backbone = PaperBackbone(seed=c.seed, sub_batch=c.sub_batch, compile=compile).to(device)
     flops = conv_flops(c, backbone, device)
     training = Training(c, device, videos, precision, backbone, c.T, compile)
-    row = dict(precision=precision, compile=compile, **steps_of(training, c.rounds), flops_per_frame=flops)
-    parts = [training.parts(k + 1) for k in range(c.rounds)]
+    parts = []
+    row = dict(precision=precision, compile=compile, **steps_of(training, c.rounds, lambda k: parts.append(training.parts(k))), flops_per_frame=flops)
     row['parts'] = {p: quartiles([r[p] for r in parts]) for p in PARTS}
     total = sum(row['parts'][p]['median'] for p in PARTS)
     row |= dict(shares={p: row['parts'][p]['median']/total for p in PARTS}, parts_total=total, roofline=roofline(c, device, precision))
@@ -253,7 +254,7 @@ def feed_released(c: Config, paths: list[str]) -> dict:
 def feed_ours(c: Config, device: torch.device, videos: list[Video]) -> dict:
     "Frames/s cut and augmented on the device."
     clock, augment = Clock(device), partial(ssl_augment, size=c.size, compile=c.variants[-1][1])
-    for k in range(2*c.rounds + 1):
+    for k in range(c.rounds + 2):
         if k == 1: clock.seconds.clear()
         with clock(str(k)): batch = sample_batch(videos, c.feed_T, c.n_views, rng_at(c.seed, 'feed', k), augment, device)
     times = quartiles(list(clock.seconds.values()))
