@@ -21,7 +21,7 @@ from tqdm import tqdm
 from .checkpoint import Terminated, check_same_config, data_hash, load_encoder, load_tensors, noting_sigterm, resume_checkpoint, save_checkpoint, save_encoder, save_tensors
 from .collapse import COLLAPSED, CollapseError, CollapseWarning, clip_spread, count_collapsed
 from .core import Batch, Video, check_choice, rng_at, seed_torch_at
-from .distributed import any_process, copy_first, gather, joined, on_first, own_share, rank, sharing, sum_gradients
+from .distributed import any_process, backward, gather, joined, on_first, own_share, rank, sharing
 from .encoder import Encoder
 from .sampling import Augment, epoch_groups, sample_batch
 
@@ -205,9 +205,7 @@ class _Run:
         with self.guard(self.before): self.before.check(numbers.pop('grad_norm'))
         with self.guard(now):
             self.at.n_alike = count_collapsed(self.at.n_alike, numbers['spread'], f'at epoch {epoch}, step {i}, on a batch of {", ".join(batch.names)}', self.on_collapse == 'raise')
-        self.optimizer.zero_grad()
-        value.backward()
-        sum_gradients(self.encoder, self.loss)
+        backward(value, self.encoder, self.loss)
         now.norm = nn.utils.clip_grad_norm_(self.trained, self.clip_norm)
         self.optimizer.found_inf = (~now.norm.isfinite()).float()  # if 1, Adam changes nothing
         self.optimizer.step()
@@ -261,12 +259,12 @@ def fit(
     optimizer = torch.optim.Adam(_parameters(encoder, loss), lr=lr, weight_decay=weight_decay, fused=True)
     belongs = {} if checkpoint is None else dict(config=config, data=config.get('data') or on_first(data_hash, videos))
     at = _Progress() if checkpoint is None else _resume(encoder, loss, optimizer, checkpoint, **belongs)
-    copy_first(encoder, loss)
     if failed is None and checkpoint is not None: failed = checkpoint.with_name(f'{checkpoint.stem}.failed{checkpoint.suffix}')
     run = _Run(encoder, loss, optimizer, at, checkpoint, belongs, failed, output, precision, seed, clip_norm, on_collapse)
     n_steps, resumed = len(epoch_groups(videos, n_videos, rng_at(seed, 'epoch', 0))), at.epoch
     encoder.train()
-    with noting_sigterm(checkpoint is not None) as terminated, tqdm(total=n_epochs*n_steps, initial=at.epoch*n_steps + len(at.steps), desc=label, unit='step', mininterval=.5, disable=rank() > 0) as bar, sharing(encoder):
+    bar = tqdm(total=n_epochs*n_steps, initial=at.epoch*n_steps + len(at.steps), desc=label, unit='step', mininterval=.5, disable=rank() > 0)
+    with noting_sigterm(checkpoint is not None) as terminated, bar, sharing(encoder, loss):
         for epoch in range(at.epoch, n_epochs):
             rate, groups = cosine_lr(epoch, n_epochs, lr), epoch_groups(videos, n_videos, rng_at(seed, 'epoch', epoch))
             for settings in optimizer.param_groups: settings['lr'] = rate
@@ -282,7 +280,7 @@ def fit(
             run.settle()
             record = at.close(rate)
             if evaluate is not None and (epoch + 1) % evaluate_every == 0: record.update(on_first(_evaluate, evaluate, encoder, record))
-            if log is not None: on_first(log, record)
+            if log is not None and rank() == 0: log(record)
         if at.epoch > resumed and checkpoint is not None: run.save()
         if any_process(terminated())[0]: raise Terminated(f'stopped by SIGTERM after the last epoch; {checkpoint} is written')
     if checkpoint is not None: on_first(save_encoder, checkpoint.with_suffix('.safetensors'), encoder)

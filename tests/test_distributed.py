@@ -1,6 +1,8 @@
 "One run on several processes, started as users start them: the steps of one process, whoever launches."
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,55 +21,104 @@ BIN = Path(sys.executable).parent
 LOSSES = dict(lrprop=(lambda: lrprop, 'projection'), sal=(lambda: SAL(16).double(), 'raw'))
 
 
-def train(path, loss, n_epochs=3, **settings):
+def train(path, loss='lrprop', n_epochs=3, dtype=torch.float64, **settings):
     "A short run in double precision, so that only a wrong step can differ; with dropout, ragged clips, random augmentation."
     rng = np.random.default_rng(0)
     videos = [Video(f'v{i}', rng.normal(size=(9 + 3*i, 4)).cumsum(0).astype('float32')) for i in range(8)]
     seed_torch_at(0, 'weights')
-    encoder, (make, output) = Encoder(in_dim=4, n_frames=16, depth=1, hidden_dim=32, dim=32, emb_dim=16).double(), LOSSES[loss]
-    def augment(x, rngs): return x.double() + torch.tensor([r.normal() for r in rngs])[:, None, None]
+    encoder, (make, output) = Encoder(in_dim=4, n_frames=16, depth=1, hidden_dim=32, dim=32, emb_dim=16).to(dtype), LOSSES[loss]
+    def augment(x, rngs): return x.to(dtype) + torch.tensor([r.normal() for r in rngs], dtype=dtype)[:, None, None]
     return fit(encoder, make(), videos, 16, n_videos=4, n_epochs=n_epochs, lr=1e-3, augment=augment, output=output, checkpoint=Path(path), config={}, **settings)
 
 
-def environment(**more): return os.environ | dict(PYTHONPATH=os.pathsep.join((str(Path(__file__).parent), os.environ.get('PYTHONPATH', ''))), OMP_NUM_THREADS='1') | more
-def torchrun(*words, n=2): return [BIN/'torchrun', '--standalone', '--nproc-per-node', n, *words]
+def environment(): return os.environ | dict(PYTHONPATH=os.pathsep.join((str(Path(__file__).parent), os.environ.get('PYTHONPATH', ''))), OMP_NUM_THREADS='1')
+def torchrun(*words): return [str(w) for w in (BIN/'torchrun', '--standalone', '--nproc-per-node', 2, *words)]
 
 
-def launch(command, timeout=240, **more):
-    "Run a launcher and return what it printed; its processes end with it."
-    done = subprocess.run([str(w) for w in command], capture_output=True, text=True, timeout=timeout, env=environment(**more))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def launch(command, fails=False, **settings):
+    "Run a launcher; what it printed, and said."
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment(), **settings)
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    return done.stdout, done.stderr
 
 
-def script(tmp_path, body):
-    path = tmp_path/'program.py'
-    path.write_text('import json, sys\nfrom test_distributed import train\n' + body)
+def program(folder, body):
+    path = folder/'program.py'
+    path.write_text('import json, os, sys\nfrom test_distributed import train\n' + body)
     return path
 
 
-def weights(path): return torch.load(path, weights_only=True)
-
-
 def largest_difference(a, b):
-    a, b = ({f'{part}.{n}': x for part in ('encoder', 'loss') for n, x in s[part].items()} for s in map(weights, (a, b)))
+    a, b = ({f'{part}.{n}': x for part in ('encoder', 'loss') for n, x in s[part].items()} for s in (torch.load(p, weights_only=True) for p in (a, b)))
     assert a.keys() == b.keys()
     return max((a[n] - b[n]).abs().max().item() for n in a)
 
 
-@pytest.mark.parametrize('loss', LOSSES)
-def test_two_processes_take_the_steps_of_one(tmp_path, loss):
-    "And a run of one process is resumed by two, and by one again."
-    alone = train(tmp_path/'alone.pt', loss)
-    body = f"import os\nh = train(sys.argv[1], {loss!r}, log=lambda r: print('log'), label='bar')\nprint(json.dumps(h) if os.environ['RANK'] == '0' else '')"
-    out = launch(torchrun(script(tmp_path, body), tmp_path/'two.pt')).split('\n')
-    assert out.count('log') == 3  # the first process's alone
-    history = json.loads(next(line for line in out if line.startswith('[')))
-    np.testing.assert_allclose([h['loss'] for h in history], [h['loss'] for h in alone], rtol=1e-10)
-    assert largest_difference(tmp_path/'alone.pt', tmp_path/'two.pt') < 1e-9
+def test_two_processes_take_the_steps_of_one(tmp_path):
+    "And a run of one process goes on with two."
+    alone = {loss: train(tmp_path/f'{loss}.pt', loss) for loss in LOSSES}
     class Stop(Exception): pass
     def stop(record):
         if record['epoch'] == 1: raise Stop
-    with pytest.raises(Stop): train(tmp_path/'both.pt', loss, checkpoint_minutes=0, log=stop)
-    launch(torchrun(script(tmp_path, f'train(sys.argv[1], {loss!r})'), tmp_path/'both.pt'))
-    assert largest_difference(tmp_path/'alone.pt', tmp_path/'both.pt') < 1e-9
+    for loss in LOSSES:
+        with pytest.raises(Stop): train(tmp_path/f'{loss}.both.pt', loss, checkpoint_minutes=0, log=stop)
+    body = '''
+for loss in ('lrprop', 'sal'):
+    history = train(f'{sys.argv[1]}/{loss}.two.pt', loss, log=lambda r: print('logged by', os.environ['RANK']), evaluate=lambda e: dict(rank=float(os.environ['RANK'])), evaluate_every=3)
+    train(f'{sys.argv[1]}/{loss}.both.pt', loss)
+    open(f"{sys.argv[1]}/{loss}.{os.environ['RANK']}.json", 'w').write(json.dumps(history))
+'''
+    out, err = launch(torchrun(program(tmp_path, body), tmp_path))
+    assert out.splitlines() == ['logged by 0']*6
+    assert err.count('/6 [') == err.count('train:')  # bars of the first process alone
+    for loss in LOSSES:
+        first, second = (json.loads((tmp_path/f'{loss}.{r}.json').read_text()) for r in (0, 1))
+        np.testing.assert_allclose([h['loss'] for h in first], [h['loss'] for h in alone[loss]], rtol=1e-10)
+        assert [h['loss'] for h in first] == [h['loss'] for h in second] and first[-1]['rank'] == second[-1]['rank'] == 0
+        for path in (f'{loss}.two.pt', f'{loss}.both.pt'): assert largest_difference(tmp_path/f'{loss}.pt', tmp_path/path) < 1e-9
+
+
+def test_a_signal_to_the_launcher_stops_all_and_one_process_goes_on(tmp_path):
+    train(tmp_path/'alone.pt', n_epochs=60)
+    body = "train(sys.argv[1], n_epochs=60, log=lambda r: print(r['epoch'], flush=True))"
+    with subprocess.Popen(torchrun(program(tmp_path, body), tmp_path/'two.pt'), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+        try:
+            assert process.stdout.readline() == '0\n'
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=120)
+        finally: process.kill()
+    assert err.count('Terminated: stopped by SIGTERM after step') == 2
+    done = torch.load(tmp_path/'two.pt', weights_only=True)
+    assert 0 <= done['epoch'] < 59
+    train(tmp_path/'two.pt', n_epochs=60)
+    assert largest_difference(tmp_path/'alone.pt', tmp_path/'two.pt') < 1e-8
+
+
+def test_a_loss_that_is_not_finite_stops_both_and_can_be_tried_again(tmp_path):
+    from lrprop.trainer import replay
+    body = '''
+import torch, test_distributed
+class Spoilt(torch.nn.Module):
+    def forward(self, embs, *_): return embs.sum() / 0 if os.path.exists(sys.argv[1]) else embs.sum()
+test_distributed.LOSSES['spoilt'] = Spoilt, 'projection'
+train(sys.argv[1], 'spoilt', dtype=torch.float32, checkpoint_minutes=0)
+'''
+    _, err = launch(torchrun(program(tmp_path, body), tmp_path/'run.pt'), fails=True)
+    assert err.count('FloatingPointError: the loss is') >= 2 and 'run.failed.pt' in err
+    saved = torch.load(tmp_path/'run.failed.pt', weights_only=True)
+    assert len(saved['batch']['frames']) == len(saved['batch']['mask']) == 4
+    with pytest.raises(FloatingPointError, match='the loss is'): replay(tmp_path/'run.failed.pt', lambda embs, *_: embs.sum() / 0)
+
+
+@pytest.mark.parametrize('launcher', ['accelerate launch', 'notebook_launcher'])
+def test_launchers_of_accelerate(tmp_path, launcher):
+    pytest.importorskip('accelerate')
+    if launcher == 'accelerate launch':
+        command = [str(w) for w in (BIN/'accelerate', 'launch', '--multi_gpu', '--num_processes', 2, program(tmp_path, "train(sys.argv[1], n_epochs=2, log=lambda r: print('logged'))"), tmp_path/'two.pt')]
+    else:
+        body = "from accelerate import notebook_launcher\ndef main(path): train(path, n_epochs=2, log=lambda r: print('logged'))\nnotebook_launcher(main, (sys.argv[1],), num_processes=2)"
+        command = [sys.executable, str(program(tmp_path, body)), str(tmp_path/'two.pt')]
+    out, _ = launch(command)
+    assert out.count('logged') == 2
+    train(tmp_path/'alone.pt', n_epochs=2)
+    assert largest_difference(tmp_path/'alone.pt', tmp_path/'two.pt') < 1e-9
