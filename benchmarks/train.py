@@ -286,7 +286,7 @@ def show(record: dict) -> None:
 
 
 def main(c: Config, save: bool) -> None:
-    start, device = time.perf_counter(), pick_device(c.device)
+    start, device, load = time.perf_counter(), pick_device(c.device), os.getloadavg()[0]  # of the machine in the last minute
     torch.backends.cudnn.benchmark = True
     with tempfile.TemporaryDirectory() as folder:
         paths = []
@@ -300,7 +300,7 @@ def main(c: Config, save: bool) -> None:
         rows = [image_steps(c, device, stored, *variant) for variant in c.variants]
     vectors = [Video(v.name, rng_at(c.seed, v.name).normal(size=(c.video_frames, c.cached_dim)).astype('float32'), action='pouring') for v in stored]
     cached = steps_of(Training(c, device, store_videos(vectors, device, desc=''), 'float32', None, c.cached_T), c.rounds)
-    record = dict(config=asdict(c), versions=versions('lrprop', 'numpy', 'torch', 'torchvision', 'pillow', 'av'), measuring_s=round(time.perf_counter() - made, 1),
+    record = dict(config=asdict(c), versions=versions('lrprop', 'numpy', 'torch', 'torchvision', 'pillow', 'av'), measuring_s=round(time.perf_counter() - made, 1), load_before=load,
                   decode=decode, feed=feed, rows=rows, cached=cached, projected=project(rows, cached, decode, feed))
     show(record)
     if save: write(f'train-{device.type}', record, start)
