@@ -246,7 +246,7 @@ def train(path, pipe, minutes):
     videos = [Video(f'v{i}', rng_at(i).normal(size=(30, 4)).cumsum(0).astype('float32')) for i in range(6)]
     seed_torch_at(0, 'weights')
     encoder, loss = Encoder(in_dim=4, n_frames=12, depth=1, hidden_dim=32, dim=32, emb_dim=16), Loss(pipe)
-    try: fit(encoder, loss, videos, 12, n_epochs=60, lr=1e-3, output='raw', checkpoint=path, config=dict(T=12), checkpoint_minutes=minutes)
+    try: fit(encoder, loss, videos, 12, n_epochs=50, lr=1e-3, output='raw', checkpoint=path, config=dict(T=12), checkpoint_minutes=minutes)
     except Terminated as e: assert str(path) in str(e); os._exit(143)
 
 def start(path, minutes=0.):
@@ -266,11 +266,11 @@ def stop(pid, out, n_steps, rng, how):
     return code
 
 folder, rng = Path(sys.argv[1]), rng_at(0, 'kills')
-for name, how, ends, n in (('killed', signal.SIGKILL, -9, 20), ('termed', signal.SIGTERM, 143, 5)):
+for name, how, ends, n in (('killed', signal.SIGKILL, -9, 20), ('termed', signal.SIGTERM, 143, 4)):
     torn = 0
     for i in range(n):
         pid, out = start(folder/f'{name}.pt', (0., 2e-4)[i % 2] if how == signal.SIGKILL else 1e9)
-        code = stop(pid, out, int(rng.integers(1, 9)), rng, how)
+        code = stop(pid, out, int(rng.integers(1, 7)), rng, how)
         assert code == ends, (name, i, code)
         torn += any(folder.glob(f'.{name}-*'))
     print(name, n, 'torn', torn, flush=True)
@@ -282,7 +282,7 @@ for name in ('killed', 'termed', 'straight'):
 
 
 def test_twenty_sigkills_end_with_the_same_bits(tmp_path):
-    "Killed at random moments, 20 times, or asked to stop, 5 times, a run ends with weights, counts, optimiser and record of an undisturbed one."
+    "Killed at random moments, 20 times, or asked to stop, 4 times, a run ends with weights, counts, optimiser and record of an undisturbed one."
     import torch
 
     from lrprop.checkpoint import load_checkpoint
@@ -294,7 +294,7 @@ def test_twenty_sigkills_end_with_the_same_bits(tmp_path):
     def flat(x, path=''):
         if isinstance(x, (dict, list)): return {k: v for name, y in (x.items() if isinstance(x, dict) else enumerate(x)) for k, v in flat(y, f'{path}/{name}').items()}
         return {path: x}
-    assert int(straight['loss']['vava.step']) == 180 and straight['epoch'] == 60
+    assert int(straight['loss']['vava.step']) == 150 and straight['epoch'] == 50
     for name in ('killed', 'termed'):
         a, b = flat(straight), flat(load_checkpoint(tmp_path/f'{name}.pt'))
         assert a.keys() == b.keys()
