@@ -63,6 +63,7 @@ class Train:
     def run(self) -> None:
         from dataclasses import asdict, fields
 
+        from lrprop.distributed import joined, rank
         from lrprop.experiments import Experiment, actions_table, run, write_json
         from lrprop.viz import format_scores
         from lrprop.watch import Watch
@@ -70,7 +71,9 @@ class Train:
         watch = Watch(**{f.name: settings.pop(f.name) for f in fields(Watch)})
         experiment = Experiment(**settings)
         folder = self.out or Path('runs')/experiment.name
-        result = run(experiment, folder, device=self.device, watch=watch)
+        with joined():
+            result = run(experiment, folder, device=self.device, watch=watch)
+            if rank() > 0: return
         if self.results is not None: write_json(self.results/f'{experiment.name}.json', result)
         print(f'\n{format_scores(actions_table(result), markdown=False)}\n\neverything is in {folder}')
 

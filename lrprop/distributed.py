@@ -18,7 +18,8 @@ from torch import Tensor, distributed as dist, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 # %% ../nbs/60_distributed.ipynb #d0000007
-_patient = None  # The group in which the others wait for the first process
+_patient = None   # The group in which the others wait for the first process
+_meetings = []   # Where the processes of this program find each other, each time in a place of its own: what an earlier time left there would mislead
 
 def n_processes() -> int: # At least 1
     "How many processes work on this run."
@@ -49,7 +50,10 @@ def joined(
         return
     cuda = torch.cuda.is_available()
     if cuda: torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count())
-    dist.init_process_group('cpu:gloo,cuda:nccl' if cuda else 'gloo', timeout=timedelta(seconds=timeout))
+    limit = timedelta(seconds=timeout)
+    _meetings.append(_meetings[-1] if _meetings else next(dist.rendezvous('env://', timeout=limit)))
+    store, place, size = _meetings[-1]
+    dist.init_process_group('cpu:gloo,cuda:nccl' if cuda else 'gloo', store=dist.PrefixStore(f'lrprop {len(_meetings)}', store), rank=place, world_size=size, timeout=limit)
     try:
         _patient = dist.new_group(backend='gloo', timeout=timedelta(days=1))
         yield

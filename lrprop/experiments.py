@@ -37,6 +37,7 @@ from .checkpoint import check_same_config, data_hash, deterministic, load_tensor
 from .core import Video, check_choice, pick_device, replacing, seed_torch_at
 from .data import check_trainable, video_folder
 from .dataset import find_prepared, load_prepared
+from .distributed import joined, n_processes, on_first, rank
 from .encoder import Encoder
 from .evaluate import Embed, embed_chance, embed_frozen, embed_time, embed_trained, evaluate_actions, mean_scores
 from .joints import penn_action_joints, with_angles
@@ -256,7 +257,11 @@ def _with_features(experiment: Experiment, videos: Sequence[Video], device: torc
     "The videos with frozen backbone features for frames, and augmented versions of those trained on."
     backbone = load_backbone(experiment.backbone, device, weights=experiment.weights)
     augment = augmentation(experiment.augment, size=backbone.size, mean=backbone.mean, std=backbone.std)
-    return cache_videos(videos, backbone, n_variants=experiment.n_variants, augment=augment, seed=experiment.seed, desc='features')[0]
+    cached = partial(cache_videos, backbone=backbone, n_variants=experiment.n_variants, augment=augment, seed=experiment.seed, desc='features')
+    if n_processes() > 1:  # each its part; then all find the whole in the cache
+        cached(videos[rank()::n_processes()])
+        on_first(int)
+    return cached(videos)[0]
 
 def _root(experiment: Experiment) -> Path:
     if experiment.root is None: raise ValueError(f'data set {experiment.dataset!r} needs root: the folder where it lies')
@@ -340,6 +345,7 @@ def provenance(
     commit, changed = (_git('rev-parse', 'HEAD'), _git('status', '--porcelain', '--', '*.py')) if ours else (None, None)
     libraries = ('torch', 'torchvision', 'numpy', 'numba', 'scikit-learn', 'scipy', 'av')
     name = torch.cuda.get_device_name(device) if torch.device(device).type == 'cuda' else f'cpu, {torch.get_num_threads()} threads'
+    if n_processes() > 1: name = f'{n_processes()} × {name}'
     return dict(commit=commit and commit + '+'*bool(changed), device=name, versions={'python': platform.python_version(), 'lrprop': __version__, **{l: version(l) for l in libraries}})
 
 def record_config(
@@ -408,7 +414,7 @@ def train(
     def score(encoder): return _scores(evaluate_actions(embedder(e, encoder), videos, label='score', stride=stride_of(e)), videos)['scores']
     seen = [v for v in videos if v.split == 'train']
     if e.finetune or torch.device(device).type == 'cuda': seen = store_videos(seen, device, e.image_size if e.finetune else None)
-    with tracker(watch.track, folder, config) as log, deterministic(watch.deterministic):
+    with tracker(watch.track if rank() == 0 else 'none', folder, config) as log, deterministic(watch.deterministic):
         history = fit(encoder, loss, seen, n_frames, e.n_views, e.n_videos, e.n_epochs,
             lr=e.lr, weight_decay=e.weight_decay, augment=_make_augment(e), output=e.output, precision=e.precision,
             sampling=sampling, seed=e.seed, checkpoint=folder/'checkpoint.pt', config=config, label=f'train {e.method}', log=log,
@@ -429,6 +435,7 @@ def _scores(rows: dict[str, dict[str, float]], videos: Sequence[Video]) -> dict[
     if len({v.action for v in videos}) == 1: return dict(scores=next(iter(rows.values())))
     return dict(scores=mean_scores(list(rows.values())), by_action=rows)
 
+@joined()
 def run(
     experiment: Experiment,             # What to run
     folder: Path,                       # Gets config.json, checkpoint.pt and the one before, the encoder as checkpoint.safetensors, curves, result.json
@@ -438,15 +445,15 @@ def run(
 ) -> dict: # The record: config, provenance, seconds, scores, history; of several actions, scores are the means, and by_action has those of each
     "Run one experiment: train if there is something to train, score every action by itself, record. A finished run is read, not run again."
     device, started, history = pick_device(device), time.monotonic(), []
-    check_folder(folder, record_config(experiment))
+    on_first(check_folder, folder, record_config(experiment))
     check_tracker(watch.track)
     check_loss(experiment)
     if videos is None: videos = load_videos(experiment, device)
     check_runnable(videos, resolve(experiment))
-    config = record_config(experiment) | dict(data=data_hash(videos))
+    config = record_config(experiment) | dict(data=on_first(data_hash, videos))
     if experiment.finetune and experiment.weights: config['weights_hash'] = hashlib.sha256(Path(experiment.weights).read_bytes()).hexdigest()[:16]
-    claim_folder(folder, config)
-    if (folder/'result.json').exists(): return read_json(folder/'result.json')
+    on_first(claim_folder, folder, config)
+    if on_first((folder/'result.json').exists): return on_first(read_json, folder/'result.json')
     seconds = dict(data=time.monotonic() - started)
     embed = UNTRAINED.get(experiment.method)
     if embed is embed_chance: embed = partial(embed_chance, seed=experiment.seed)
@@ -455,10 +462,10 @@ def run(
         embed = embedder(experiment, encoder)
         seconds['train'] = sum(h['seconds'] for h in history)
     started = time.monotonic()
-    rows = evaluate_actions(embed, videos, label=f'score {experiment.method}', stride=stride_of(experiment))
+    rows = on_first(lambda: evaluate_actions(embed, videos, label=f'score {experiment.method}', stride=stride_of(experiment)))
     seconds['score'] = time.monotonic() - started
     result = dict(name=experiment.name, config=config, seed=experiment.seed, **provenance(device), seconds=seconds, **_scores(rows, videos), history=history)
-    write_json(folder/'result.json', result)
+    on_first(write_json, folder/'result.json', result)
     return result
 
 # %% ../nbs/80_experiments.ipynb #f598cf78

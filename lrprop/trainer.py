@@ -263,7 +263,7 @@ def fit(
     run = _Run(encoder, loss, optimizer, at, checkpoint, belongs, failed, output, precision, seed, clip_norm, on_collapse)
     n_steps, resumed = len(epoch_groups(videos, n_videos, rng_at(seed, 'epoch', 0))), at.epoch
     encoder.train()
-    bar = tqdm(total=n_epochs*n_steps, initial=at.epoch*n_steps + len(at.steps), desc=label, unit='step', mininterval=.5, disable=rank() > 0)
+    bar = tqdm(total=n_epochs*n_steps, initial=at.epoch*n_steps + len(at.steps), desc=label, unit='step', mininterval=.5, **(dict(disable=True) if rank() else {}))
     with noting_sigterm(checkpoint is not None) as terminated, bar, sharing(encoder, loss):
         for epoch in range(at.epoch, n_epochs):
             rate, groups = cosine_lr(epoch, n_epochs, lr), epoch_groups(videos, n_videos, rng_at(seed, 'epoch', epoch))
