@@ -42,6 +42,7 @@ bench-data: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/peers.py
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/clips.py
+	$(BIN)/python benchmarks/train.py
 
 clean:
 	rm -rf _proc _docs build dist *.egg-info

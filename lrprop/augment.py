@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'AUGMENTATIONS', 'Draw', 'draw_crop', 'draw_ssl', 'to_gray', 'turn_hue', 'adjust',
-           'blur_matrix', 'gaussian_blur', 'apply_draw', 'ssl_augment', 'draw_mild', 'mild_augment', 'eval_transform',
-           'augment_joints', 'augmentation']
+           'blur_matrix', 'gaussian_blur', 'apply_draw', 'compiled_adjust', 'ssl_augment', 'draw_mild', 'mild_augment',
+           'eval_transform', 'augment_joints', 'augmentation']
 
 # %% ../nbs/14_augment.ipynb #333ec39b
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from math import ceil, exp, log, sqrt
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .core import check_choice
 from .joints import JOINT_FLIP
+from .sampling import to_device
 
 # %% ../nbs/14_augment.ipynb #332c0912
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def gaussian_blur(
     sigma: float, # σ > 0, in pixels
 ) -> Tensor: # Like x
     "Blur every plane."
-    rows, columns = (blur_matrix(n, sigma).to(x) for n in x.shape[-2:])
+    rows, columns = (to_device(blur_matrix(n, sigma), x.device).to(x.dtype) for n in x.shape[-2:])
     return rows @ (x @ columns.T)
 
 # %% ../nbs/14_augment.ipynb #a83fa58c
@@ -138,31 +139,41 @@ def _resize(x: Tensor, size: int) -> Tensor:
     return F.interpolate(x, (size, size), mode='bilinear', align_corners=False, antialias=True).clamp_(0, 1)
 
 def _normalise(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (mean, std))
-    return (x - mean) / std
+    mean, std = (to_device(torch.tensor(v), x.device).view(3, 1, 1) for v in (mean, std))
+    return (x - mean).div_(std)
 
 def apply_draw(
     frames: Tensor,        # (T, 3, H, W) one clip, uint8 or real in [0, 1]
     draw: Draw,            # What to do to all of them
     size: int,             # Side of the square result, in pixels
     blur_repeats: int = 1, # After how many of the colour operations, counted from the last, to blur: 0–4
+    change: Callable = adjust, # The colour operations
 ) -> Tensor: # (T, 3, size, size) float32 in [0, 1]
     "Apply one draw to every frame of a clip."
     top, left, h, w = draw.crop
     x = _resize(frames[..., top:top+h, left:left+w], size)
     if draw.flip: x = x.flip(-1)
     for left_over, (op, amount) in zip(range(len(draw.jitter) - 1, -1, -1), draw.jitter):
-        x = adjust(x, op, amount)
+        x = change(x, op, amount)
         if draw.blur and left_over < blur_repeats: x = gaussian_blur(x, draw.blur)
     return to_gray(x).expand_as(x) if draw.gray else x
 
 # %% ../nbs/14_augment.ipynb #ee70257b
-def _augment(frames: Tensor, rngs: Sequence[np.random.Generator], draw: Callable, size: int, mean: Sequence[float], std: Sequence[float], blur_repeats: int = 1) -> Tensor:
+@cache
+def compiled_adjust(
+    backend: str, # Of `torch.compile`, such as 'inductor'
+) -> Callable: # As `adjust`
+    "The colour operations as one kernel each, compiled when first used, once for any amount."
+    return torch.compile(adjust, backend=backend, dynamic=True)
+
+def _augment(frames: Tensor, rngs: Sequence[np.random.Generator], draw: Callable, size: int, mean: Sequence[float], std: Sequence[float], blur_repeats: int = 1, compile: str|None = None) -> Tensor:
     "Draw for every clip, apply, normalise."
     if frames.dim() != 5 or frames.shape[2] != 3: raise ValueError(f'frames have shape {tuple(frames.shape)}, not (clips, T, 3, H, W)')
     if len(rngs) != len(frames): raise ValueError(f'{len(rngs)} generators for {len(frames)} clips')
-    clips = [apply_draw(clip, draw(rng, *clip.shape[-2:]), size, blur_repeats) for clip, rng in zip(frames, rngs)]
-    return _normalise(torch.stack(clips), mean, std)
+    mean, std = (to_device(torch.tensor(v), frames.device).view(3, 1, 1) for v in (mean, std))
+    result, change = torch.empty(*frames.shape[:3], size, size, device=frames.device), adjust if compile is None else compiled_adjust(compile)
+    for clip, rng, out in zip(frames, rngs, result): torch.sub(apply_draw(clip, draw(rng, *clip.shape[-2:]), size, blur_repeats, change), mean, out=out).div_(std)
+    return result
 
 def ssl_augment(
     frames: Tensor,                         # (N, T, 3, H, W) N clips, uint8 or real in [0, 1], on any device
@@ -172,9 +183,10 @@ def ssl_augment(
     blur_repeats: int = 1,                  # As in `apply_draw`; 4 = as the reference code, 0 = no blur
     mean: Sequence[float] = IMAGENET_MEAN,  # Of each channel, subtracted last
     std: Sequence[float] = IMAGENET_STD,    # Of each channel, divided by last
+    compile: str|None = None,               # As `compiled_adjust`; None = operations as they are
 ) -> Tensor: # (N, T, 3, size, size) float32, normalised
     "The list for self-supervision, once per clip (SPEC §A.3, ops 1–6); raises `ValueError` for a wrong shape or number of generators."
-    return _augment(frames, rngs, lambda rng, h, w: draw_ssl(rng, h, w, strength), size, mean, std, blur_repeats)
+    return _augment(frames, rngs, lambda rng, h, w: draw_ssl(rng, h, w, strength), size, mean, std, blur_repeats, compile)
 
 # %% ../nbs/14_augment.ipynb #96b45486
 def draw_mild(
@@ -192,9 +204,10 @@ def mild_augment(
     size: int = 224,                        # Side of the square result, in pixels
     mean: Sequence[float] = IMAGENET_MEAN,  # Of each channel, subtracted last
     std: Sequence[float] = IMAGENET_STD,    # Of each channel, divided by last
+    compile: str|None = None,               # As `compiled_adjust`; None = operations as they are
 ) -> Tensor: # (N, T, 3, size, size) float32, normalised
     "The mild list, once per clip; raises as `ssl_augment`."
-    return _augment(frames, rngs, draw_mild, size, mean, std)
+    return _augment(frames, rngs, draw_mild, size, mean, std, compile=compile)
 
 def eval_transform(
     frames: Tensor,                         # (T, 3, H, W) uint8 or real in [0, 1]
@@ -224,14 +237,15 @@ def augment_joints(
     "Mirror, turn, scale, shift skeletons, once per clip; raises `ValueError` for a wrong shape or number of generators."
     if clips.dim() != 3 or clips.shape[-1] != 26: raise ValueError(f'joints have shape {tuple(clips.shape)}, not (clips, T, 26)')
     if len(rngs) != len(clips): raise ValueError(f'{len(rngs)} generators for {len(clips)} clips')
-    poses, result = clips.unflatten(-1, (13, 2)), []
-    for pose, rng in zip(poses, rngs):
+    orders, turns, moves = [], [], []
+    for rng in rngs:
         mirror, angle = rng.uniform() < flip, np.deg2rad(rng.uniform(-rotate, rotate))
         size, move, offset = 1 + rng.uniform(-scale, scale), rng.uniform(-shift, shift, 2), jitter * rng.normal(size=(13, 2))
         turn = size * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-        if mirror: pose, turn = pose[:, list(JOINT_FLIP)], np.diag([-1., 1.]) @ turn
-        result.append(pose @ torch.from_numpy(turn).to(pose) + torch.from_numpy(move + offset).to(pose))
-    return torch.stack(result).flatten(-2)
+        orders.append(JOINT_FLIP if mirror else range(13)); turns.append(np.diag([1 - 2.*mirror, 1.]) @ turn); moves.append(move + offset)
+    order = to_device(torch.tensor([list(o) for o in orders]), clips.device)[:, None, :, None].expand(-1, clips.shape[1], -1, 2)
+    turn, move = (to_device(torch.from_numpy(np.stack(a)).to(clips.dtype), clips.device)[:, None] for a in (turns, moves))
+    return (clips.unflatten(-1, (13, 2)).gather(2, order) @ turn + move).flatten(-2)
 
 # %% ../nbs/14_augment.ipynb #7811f517
 AUGMENTATIONS: dict[str, dict[str, Callable]] = {

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 from torchvision.models import ResNet, resnet50
 from tqdm import tqdm
 
@@ -201,6 +201,15 @@ def load_backbone(
     return Backbone(name, load(size, seed).to(device), size, mean, std, dim)
 
 # %% ../nbs/20_backbone.ipynb #a7d4978b
+def _fold_norms(module: nn.Module) -> nn.Module:
+    "The module, in place, with every batch norm in the convolution before it."
+    names = list(module._modules)
+    for conv, norm in zip(names, names[1:]):
+        a, b = module._modules[conv], module._modules[norm]
+        if isinstance(a, nn.Conv2d) and isinstance(b, nn.BatchNorm2d): module._modules[conv], module._modules[norm] = fuse_conv_bn_eval(a.eval(), b.eval()), nn.Identity()
+    for child in module.children(): _fold_norms(child)
+    return module
+
 class PaperBackbone(_Takes, nn.Module):
     "ResNet-50 with a frozen trunk and a trained last stage: images to 2048 features."
     name, size, (mean, std), dim, frozen = 'resnet50_paper', 224, _IMAGENET, 2048, 'conv1 … layer3'
@@ -208,11 +217,13 @@ class PaperBackbone(_Takes, nn.Module):
         weights: str|Path = 'random', # 'random', 'imagenet' or a file of BYOL's, see `load_resnet50`; the paper's is the last
         seed: int = 0,                # Of random weights
         sub_batch: int = 40,          # Frames that pass at a time
+        compile: str|None = None,     # Backend of `torch.compile` for the trunk, such as 'inductor'; None = as it is
     ):
         super().__init__()
-        net, self.sub_batch = load_resnet50(weights, seed), sub_batch
-        self.trunk = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3).requires_grad_(False)
+        net, self.sub_batch = load_resnet50(weights, seed).to(memory_format=torch.channels_last), sub_batch
+        self.trunk = _fold_norms(nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3)).requires_grad_(False)
         self.layer4 = net.layer4
+        if compile is not None: self.trunk.compile(backend=compile)
         self.train()
 
     def train(self, mode: bool = True) -> 'PaperBackbone':
@@ -228,7 +239,7 @@ class PaperBackbone(_Takes, nn.Module):
         for x in frames.split(self.sub_batch):
             if x.ndim == 2: x = x.unflatten(1, (1024, *2*(isqrt(x.shape[1] // 1024),)))
             else:
-                with torch.no_grad(): x = self.trunk(x)
+                with torch.no_grad(): x = self.trunk(x.contiguous(memory_format=torch.channels_last))
             pooled.append(self.layer4(x).amax((2, 3)))
         return torch.cat(pooled)
 

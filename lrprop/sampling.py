@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAMPLERS', 'Augment', 'place', 'time_augment', 'offset_uniform', 'segment_uniform', 'positive_pairs', 'check_sampler',
-           'sample_batch', 'epoch_groups']
+           'to_device', 'sample_batch', 'epoch_groups']
 
 # %% ../nbs/13_sampling.ipynb #21e6bd64
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core import Batch, Video, check_choice
+from .core import Batch, FrameSource, Video, check_choice
 
 # %% ../nbs/13_sampling.ipynb #b5059726
 def place(
@@ -117,10 +117,21 @@ def check_sampler(
 # %% ../nbs/13_sampling.ipynb #28f12e2c
 Augment = Callable[[Tensor, Sequence[np.random.Generator]], Tensor]  # (N,T,…) frames of N clips, a generator for each → (N,T,…)
 
-def _as_tensor(frames: np.ndarray) -> Tensor:
-    "Images (…,H,W,3) to channels first; features as they are."
-    x = torch.from_numpy(np.ascontiguousarray(frames))
-    return x.movedim(-1, -3) if x.dtype == torch.uint8 else x.float()
+def to_device(
+    x: Tensor,                # On the host; one that is elsewhere is moved as torch does
+    device: str|torch.device, # Where it goes
+) -> Tensor: # There
+    "Move a tensor to a device from page-locked memory: the host goes on at once."
+    device = torch.device(device)
+    if x.device.type != 'cpu' or device.type == 'cpu': return x.to(device)
+    if device.type == 'cuda' and torch.cuda.is_available() and not x.is_pinned(): x = x.pin_memory()
+    return x.to(device, non_blocking=True)
+
+def _clip(source: FrameSource, slots: np.ndarray, device: str|torch.device) -> Tensor:
+    "(T,3,H,W) images or (T,d) features on the device."
+    if hasattr(source, 'gather'): return source.gather(slots, device)
+    x = torch.from_numpy(np.ascontiguousarray(source[slots]))
+    return to_device(x.movedim(-1, -3) if x.dtype == torch.uint8 else x.float(), device)
 
 def sample_batch(
     videos: Sequence[Video],           # V videos of one action
@@ -141,14 +152,14 @@ def sample_batch(
         for _ in range(n_views):
             slots, mask = draw(len(video), n_frames, rng, first, **sampling)
             source = video.variants[rng.integers(len(video.variants))] if video.variants else video.frames
-            if v in wanted: frames.append(_as_tensor(source[slots]))
+            if v in wanted: frames.append(_clip(source, slots, device))
             steps.append(slots); masks.append(mask)
             first = slots if first is None else first
-    x = torch.stack(frames).to(device)
+    x = torch.stack(frames)
     if augment is not None: x = augment(x, [r for i, r in enumerate(rng.spawn(len(steps))) if i // n_views in wanted])
     grid = (len(videos), n_views)
-    steps, masks = (torch.from_numpy(np.stack(a)).reshape(*grid, -1).to(device) for a in (steps, masks))
-    lengths = torch.tensor([len(v) for v in videos], device=device)
+    steps, masks = (to_device(torch.from_numpy(np.stack(a)).reshape(*grid, -1), device) for a in (steps, masks))
+    lengths = to_device(torch.tensor([len(v) for v in videos]), device)
     return Batch(x.unflatten(0, (-1, n_views)), steps, lengths, masks, tuple(v.name for v in videos))
 
 # %% ../nbs/13_sampling.ipynb #f78f7d37
