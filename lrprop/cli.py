@@ -46,6 +46,7 @@ class Train:
     n_epochs: int = 300         # Epochs
     lr: float = 1e-4            # First learning rate; falls along half a cosine
     n_frames: int|None = None   # Frames a clip; the paper's Table 5 if not given
+    table5: str = 'R1'          # Reading of the paper's Table 5, R1 or R2 (λ1 rather than λ2 is .8 for pullup, clean_and_jerk, pouring)
     lambda1: float|None = None  # Weight of the propagated prior; Table 5 if not given
     lambda2: float|None = None  # Weight of soft-DTW; Table 5 if not given
     gamma: float = 0.1          # Softness of soft-DTW
