@@ -1,7 +1,6 @@
 "One run on several processes, started as users start them: the steps of one process, whoever launches."
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -122,3 +121,25 @@ def test_launchers_of_accelerate(tmp_path, launcher):
     assert out.count('logged') == 2
     train(tmp_path/'alone.pt', n_epochs=2)
     assert largest_difference(tmp_path/'alone.pt', tmp_path/'two.pt') < 1e-9
+
+
+def test_the_command_line_on_two_processes(tmp_path):
+    "Features are computed in shares, one record is written, and it is that of one process."
+    from test_runs import moving_square
+
+    from lrprop.video import write_video
+    (tmp_path/'clips').mkdir()
+    for i in range(8): write_video(tmp_path/f'clips/{i}.mp4', moving_square(16 + 2*i, .6 + .2*i, i))
+    words = ('train', '--dataset', 'folder', '--root', tmp_path/'clips', '--n-frames', 12, '--n-epochs', 2, '--device', 'cpu', '--out')
+    def go(*command): return launch([str(w) for w in command], cwd=tmp_path)[0]
+    os.environ['LRPROP_CACHE'] = str(tmp_path/'cache')
+    try:
+        out = go(*torchrun('--no-python', BIN/'lrprop', *words, tmp_path/'two'))
+        go(BIN/'lrprop', *words, tmp_path/'one')
+    finally: del os.environ['LRPROP_CACHE']
+    assert out.count('everything is in') == 1
+    one, two = (json.loads((tmp_path/f'{n}/result.json').read_text()) for n in ('one', 'two'))
+    assert two['device'].startswith('2 × cpu') and one['config'] == two['config']
+    np.testing.assert_allclose([h['loss'] for h in two['history']], [h['loss'] for h in one['history']], rtol=1e-3)
+    np.testing.assert_allclose(two['scores']['tau'], one['scores']['tau'], atol=.05)
+    assert len({tuple(sorted(p.name.split('.')[0] for p in (tmp_path/n).iterdir())) for n in ('one', 'two')}) == 1  # one file of curves, too

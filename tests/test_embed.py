@@ -1,0 +1,99 @@
+"""From a training to embeddings of a folder; killed, repeated, damaged."""
+import contextlib
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip('onnxruntime', reason="the extra 'onnx' is not installed")
+
+from lrprop.cli import main
+from lrprop.video import VideoFile, write_video
+
+COMMAND = str(Path(sys.executable).parent/'lrprop')
+
+
+def moving_square(n, speed, shift):
+    for i in range(n):
+        frame = np.full((48, 64, 3), 90, 'uint8')
+        x = int(40 * (i / (n - 1))**speed)
+        frame[10 + shift:26 + shift, x:x + 16] = (250, 200, 40)
+        yield frame
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    "Eight clips, a run trained on them, and the file made of it."
+    folder = tmp_path_factory.mktemp('world')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('LRPROP_CACHE', str(folder/'cache'))
+        (folder/'clips').mkdir()
+        for i in range(8): write_video(folder/f'clips/{i}.mp4', moving_square(16 + 2*i, .6 + .2*i, i))
+        call('train', '--dataset', 'folder', '--root', folder/'clips', '--n-frames', 8, '--n-epochs', 1, '--method', 'scl', '--device', 'cpu', '--out', folder/'run')
+        said = call('export', folder/'run', '--out', folder/'model.onnx')
+        assert 'frames (N, T, H, W, 3) uint8' in said and float(said.split('by ')[1].split(' ')[0]) < 1e-4
+        yield folder
+
+
+def call(*words, status=0):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err: returned = main([str(w) for w in words])
+    assert returned == status, out.getvalue() + err.getvalue()
+    return out.getvalue() if status == 0 else err.getvalue()
+
+
+def contents(folder): return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_run_and_file_embed_alike(world):
+    call('embed', world/'clips', '--model', world/'run', '--out', world/'by_run', '--device', 'cpu')
+    said = call('embed', world/'clips', '--model', world/'model.onnx', '--out', world/'by_file', '--jobs', 2)
+    assert '8 videos embedded, 8 of them new' in said
+    index = json.loads((world/'by_file/index.json').read_text())
+    assert index['model']['backbone'] == 'efficientnet_lite0_grid' and len(index['model']['sha256']) == 64
+    assert [(v['name'], v['n_frames'], v['fps']) for v in index['videos']] == [(str(i), 16 + 2*i, 25.) for i in range(8)]
+    for i in range(8):
+        run, file = (np.load(world/f'{by}/{i}.npy') for by in ('by_run', 'by_file'))
+        assert file.shape == (len(VideoFile(world/f'clips/{i}.mp4')), 128) and file.dtype == np.float32
+        assert np.abs(run - file).max() < 1e-4
+
+
+def test_sigkill_at_any_moment(world):
+    "Killed again and again, it ends with the very bytes of an undisturbed call; once more, and nothing is touched."
+    words = [COMMAND, 'embed', str(world/'clips'), '--model', str(world/'model.onnx'), '--out']
+    assert subprocess.run([*words, str(world/'straight')], timeout=300, capture_output=True).returncode == 0
+    rng = np.random.default_rng(0)
+    for n in (1, 5):
+        process = subprocess.Popen([*words, str(world/'killed')], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(list(world.glob('killed/[0-9].npy'))) < n: time.sleep(.001)
+        time.sleep(rng.uniform(0, .02))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    held = {p.name: p.stat().st_mtime_ns for p in world.glob('killed/[0-9].npy')}
+    assert len(held) >= 5
+    said = call(*words[1:], world/'killed')
+    assert int(said.split(' videos embedded, ')[1].split(' ')[0]) == 8 - len(held)
+    assert contents(world/'killed') == contents(world/'straight')
+    assert {p.name: p.stat().st_mtime_ns for p in world.glob('killed/[0-9].npy')}.items() >= held.items()
+    assert ' 0 of them new' in call(*words[1:], world/'killed')
+
+
+def test_errors_end_in_one_line(world):
+    (world/'some').mkdir()
+    write_video(world/'some/good.mp4', moving_square(12, 1, 0))
+    (world/'some/bad.mp4').write_bytes(b'no video')
+    embed = ('embed', world/'some', '--model', world/'model.onnx', '--out', world/'some_embs')
+    assert 'bad.mp4: cannot be read as video' in call(*embed, status=1).splitlines()[-1]
+    said = call(*embed, '--on-error', 'skip')
+    assert '1 videos embedded' in said and 'left out: 1' in said and 'bad.mp4: cannot be read' in said
+    assert set(contents(world/'some_embs')) == {'good.npy', 'index.json'}
+    assert 'belongs to another model' in call('embed', world/'some', '--model', world/'run', '--out', world/'some_embs', '--device', 'cpu', status=1)
+    assert 'model.onnx: exists' in call('export', world/'run', '--out', world/'model.onnx', status=1)
+    call('export', world/'run', '--out', world/'features.onnx', '--takes', 'features')
+    call('embed', world/'some', '--model', world/'features.onnx', '--out', world/'third', '--on-error', 'skip', '--device', 'cpu')
+    assert np.abs(np.load(world/'third/good.npy') - np.load(world/'some_embs/good.npy')).max() < 1e-4
