@@ -43,6 +43,10 @@ class Train:
     backbone: str = 'efficientnet_lite0_grid' # Frame features of videos; joints have none
     weights: str|None = None    # resnet50_byol: the file of its checkpoint
     center: bool = False        # Subtract each video's mean feature
+    finetune: bool = False      # Train the last stage of a ResNet-50 too: images pass through it at every step
+    image_size: int = 224       # finetune: side of those images, in pixels
+    precision: str = 'float32'  # Of the encoder in training: float32, or bfloat16 (losses stay in float32)
+    compile: bool = False       # finetune: compile the frozen part and the augmentation; a minute once, for GPUs
     n_epochs: int = 300         # Epochs
     lr: float = 1e-4            # First learning rate; falls along half a cosine
     n_frames: int|None = None   # Frames a clip; the paper's Table 5 if not given

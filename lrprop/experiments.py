@@ -359,9 +359,9 @@ def provenance(
 def record_config(
     experiment: Experiment, # Resolved or not
 ) -> dict: # Every field but where data and weights lie
-    "The configuration of a run as it is recorded and compared, of training on images only what is no default; what lies there shows in `data_hash`."
+    "The configuration of a run as it is recorded and compared, of training on images only what is no default; what lies there shows in `data_hash`, the reading of Table 5 in the weights."
     config = asdict(resolve(experiment))
-    for place in ('root', 'weights'): config.pop(place)
+    for name in ('root', 'weights', 'table5'): config.pop(name)
     for name in ('finetune', 'image_size', 'precision', 'compile'):  # later than the first records, which know only the defaults
         if config[name] == getattr(Experiment, name): config.pop(name)
     return config | dict(options=list(config['options']))  # as JSON gives it back
