@@ -125,7 +125,7 @@ def test_launchers_of_accelerate(tmp_path, launcher):
 
 def test_the_command_line_on_two_processes(tmp_path):
     "Features are computed in shares, one record is written, and it is that of one process."
-    from test_runs import moving_square
+    from clips import moving_square
 
     from lrprop.video import write_video
     (tmp_path/'clips').mkdir()

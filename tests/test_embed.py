@@ -13,18 +13,11 @@ import pytest
 
 pytest.importorskip('onnxruntime', reason="the extra 'onnx' is not installed")
 
+from clips import moving_square
 from lrprop.cli import main
 from lrprop.video import VideoFile, write_video
 
 COMMAND = str(Path(sys.executable).parent/'lrprop')
-
-
-def moving_square(n, speed, shift):
-    for i in range(n):
-        frame = np.full((48, 64, 3), 90, 'uint8')
-        x = int(40 * (i / (n - 1))**speed)
-        frame[10 + shift:26 + shift, x:x + 16] = (250, 200, 40)
-        yield frame
 
 
 @pytest.fixture(scope='module')

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clips import moving_square
 from lrprop.cli import main
 from lrprop.video import VideoFile, write_video
 
@@ -81,14 +82,6 @@ def test_unknown_action_lists_the_labelled_ones(tmp_path, capsys):
     message = capsys.readouterr().err
     assert 'juggling' in message and 'jumping_jacks' in message and 'tennis_serve' in message
     assert not (tmp_path/'run').exists()
-
-
-def moving_square(n, speed, shift):
-    for i in range(n):
-        frame = np.full((48, 64, 3), 90, 'uint8')
-        x = int(40 * (i / (n - 1))**speed)
-        frame[10 + shift:26 + shift, x:x + 16] = (250, 200, 40)
-        yield frame
 
 
 def test_folder_of_unlabelled_clips(tmp_path):
