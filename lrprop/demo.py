@@ -17,12 +17,12 @@ from matplotlib.figure import Figure
 from .align import align, write_side_by_side
 from .backbone import load_backbone
 from .cache import cached_features
+from .checkpoint import load_encoder
 from .core import Video, pick_device, replacing
 from .data import four_cameras, warped_copy
 from .evaluate import Embed, embed_frozen, embed_trained
 from .experiments import DATASETS, UNTRAINED, Experiment, check_folder, claim_folder, load_videos, record_config, run, scores_table, write_json
 from .metrics import path_error
-from .trainer import load_encoder
 from .viz import format_scores, plot_aligned_frames, plot_alignment, plot_losses, plot_scores
 
 # %% ../nbs/81_demo.ipynb #2bfab181

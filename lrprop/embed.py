@@ -19,7 +19,8 @@ import torch
 
 from .backbone import BACKBONES, Backbone, center, load_backbone
 from .cache import cached_features
-from .core import FrameSource, Video, content_hash, pick_device, replacing
+from .checkpoint import load_encoder
+from .core import FrameSource, Video, content_hash, is_left_over, pick_device, replacing
 from .dataset import INDEX, PreparedFrames, Row, _check_file, read_index
 from .encoder import Encoder
 from .evaluate import Embed, embed_trained
@@ -27,8 +28,7 @@ from .experiments import read_json, write_json
 from .export import DECODE_SIZE, OnnxModel
 from .jpegs import hash_file
 from .parallel import Failure, each
-from .prepare import FORMATS, _is_left_over
-from .trainer import load_encoder
+from .prepare import FORMATS
 from .video import SUFFIXES, VideoFile
 
 # %% ../nbs/81_embed.ipynb #e41f0336
@@ -180,7 +180,7 @@ def embed_folder(
     out, clips = Path(out).absolute(), find_clips(folder)
     index, saved, n_new, done, left_out = out/INDEX_FILE, time.monotonic(), 0, 0, []
     rows = _read_rows(index, model.facts)
-    for file in [p for p in out.glob('.*-*') if _is_left_over(p, {*clips, index.stem}, ('.npy', '.json'))]: file.unlink()
+    for file in [p for p in out.glob('.*-*') if is_left_over(p, {*clips, index.stem}, ('.npy', '.json'))]: file.unlink()
     items = [(name, open_at, rows.get(name)) for name, open_at in clips.items()]
     def save() -> None: write_json(index, dict(format=_FORMAT, version=_VERSION, model=model.facts, videos=[rows[name] for name in sorted(rows)]))
     changed = False

@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 
 from .carl import find_carl
-from .core import check_choice, replacing
+from .core import check_choice, is_left_over, replacing
 from .dataset import INDEX, Row, _header, _line, _lines, _parse_row, count_prepared
 from .formats import Entry, find_folder, find_pouring, phase_starts
 from .jpegs import decode_jpeg, hash_file, write_jpegs
@@ -71,20 +71,6 @@ def _convert(folder: Path, copy: bool, verify: bool, item: tuple[str, Entry]) ->
 
 # %% ../nbs/19_prepare.ipynb #4bb521c0
 _JOURNAL, _SKIPPED = 'journal.jsonl', 'skipped.jsonl'
-
-def _runs(pid: int) -> bool:
-    "Whether a process with this number may be running; only POSIX can be asked."
-    if os.name != 'posix': return True
-    try: os.kill(pid, 0)
-    except ProcessLookupError: return False
-    except (PermissionError, OverflowError): pass
-    return True
-
-def _is_left_over(path: Path, stems: Container[str], suffixes: tuple[str, ...]) -> bool:
-    "Whether a dead process left this file; see `replacing`."
-    m = re.fullmatch(r'\.(.+)-([1-9][0-9]*)(\.[^.]+)', path.name, re.S)
-    if not m or m[1] not in stems or m[3].lower() not in suffixes or path.is_symlink() or not path.is_file(): return False
-    return int(m[2]) == os.getpid() or not _runs(int(m[2]))
 
 class _Journal:
     "The finished videos of a folder; in memory are their names and where their lines lie."
@@ -139,7 +125,7 @@ class _Journal:
         for file in gone: (self.folder/file).unlink(missing_ok=True)
         own = {Path(name).stem for name in (INDEX, _JOURNAL, _SKIPPED)}
         for part, stems, suffixes in (self.folder, own, ('.jsonl',)), (self.folder/'videos', known, SUFFIXES), (self.folder/'frames', known, ('.zip',)):
-            for path in [p for p in part.glob('.*-*') if _is_left_over(p, stems, suffixes)]: path.unlink()
+            for path in [p for p in part.glob('.*-*') if is_left_over(p, stems, suffixes)]: path.unlink()
             if not any(part.iterdir()): part.rmdir()
 
 @contextmanager

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from .checkpoint import Terminated, check_same_config, data_hash, load_encoder, load_tensors, noting_sigterm, resume_checkpoint, save_checkpoint, save_encoder, save_tensors
+from .checkpoint import Terminated, check_same_config, data_hash, load_tensors, noting_sigterm, resume_checkpoint, save_checkpoint, save_encoder, save_tensors
 from .collapse import COLLAPSED, CollapseError, CollapseWarning, clip_spread, count_collapsed
 from .core import Batch, Video, check_choice, rng_at, seed_torch_at
 from .distributed import any_process, backward, gather, joined, on_first, own_share, rank, sharing
