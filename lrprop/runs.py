@@ -25,11 +25,11 @@ from torch import nn
 from . import __version__
 from .augment import augmentation, eval_transform
 from .backbone import PaperBackbone
-from .checkpoint import check_same_config, data_hash, deterministic, load_tensors
+from .checkpoint import check_same_config, data_hash, deterministic, load_encoder, load_tensors
 from .core import Video, pick_device, replacing, seed_torch_at
 from .distributed import joined, n_processes, on_first, rank
 from .encoder import Encoder
-from .evaluate import Embed, embed_chance, embed_trained, evaluate_actions, mean_scores
+from .evaluate import Embed, embed_chance, embed_trained, evaluate_actions, mean_scores, random_parts
 from .sampling import Augment
 from .store import store_videos
 from .trainer import fit, replay
@@ -155,6 +155,18 @@ def _scores(rows: dict[str, dict[str, float]], videos: Sequence[Video]) -> dict[
     if len({v.action for v in videos}) == 1: return dict(scores=next(iter(rows.values())))
     return dict(scores=mean_scores(list(rows.values())), by_action=rows)
 
+def _random_clip(experiment: Experiment, embed: Embed, videos: Sequence[Video]) -> dict:
+    "What a record says of the protocol random clip: of the cuts' seed and the code that scored, and the scores."
+    rows = evaluate_actions(embed, videos, label='random clip', stride=stride_of(experiment), parts=random_parts(videos))
+    return dict(random_clip=dict(seed=0, commit=provenance('cpu')['commit']) | _scores(rows, videos))
+
+def _embed_of(experiment: Experiment, folder: Path, device: torch.device|str) -> Embed:
+    "How a finished run embeds a video."
+    if experiment.method == 'chance': return partial(embed_chance, seed=experiment.seed)
+    if experiment.method in UNTRAINED: return UNTRAINED[experiment.method]
+    file = next((f for f in (folder/'checkpoint.safetensors', folder/'checkpoint.pt') if f.exists()), folder/'checkpoint.safetensors')
+    return embedder(experiment, load_encoder(file, PaperBackbone() if experiment.finetune else None, device=device))
+
 @joined()
 def run(
     experiment: Experiment,             # What to run
@@ -162,8 +174,8 @@ def run(
     videos: Sequence[Video]|None = None, # As `load_videos` gives them, if already at hand
     device: str = 'auto',               # 'auto', 'cpu', 'cuda', …
     watch: Watch = Watch(),             # How training is followed and kept
-) -> dict: # The record: config, provenance, seconds, scores, history; of several actions, scores are the means, and by_action has those of each
-    "Run one experiment: train if there is something to train, score every action by itself, record. A finished run is read, not run again."
+) -> dict: # The record: config, provenance, seconds, scores, random_clip, history; of several actions, scores are the means, and by_action has those of each
+    "Run one experiment: train if there is something to train, score every action by itself, whole and cut at random, record. A finished run is read, not run again."
     device, started, history = pick_device(device), time.monotonic(), []
     on_first(check_folder, folder, record_config(experiment))
     check_tracker(watch.track)
@@ -173,19 +185,19 @@ def run(
     config = record_config(experiment) | dict(data=on_first(data_hash, videos))
     if experiment.finetune and experiment.weights: config['weights_hash'] = hashlib.sha256(Path(experiment.weights).read_bytes()).hexdigest()[:16]
     on_first(claim_folder, folder, config)
-    if on_first((folder/'result.json').exists): return on_first(read_json, folder/'result.json')
-    seconds = dict(data=time.monotonic() - started)
-    embed = UNTRAINED.get(experiment.method)
-    if embed is embed_chance: embed = partial(embed_chance, seed=experiment.seed)
-    if embed is None:
-        encoder, history = train(experiment, videos, folder, config, device, watch)
-        embed = embedder(experiment, encoder)
-        seconds['train'] = sum(h['seconds'] for h in history)
-    started = time.monotonic()
-    rows = on_first(lambda: evaluate_actions(embed, videos, label=f'score {experiment.method}', stride=stride_of(experiment)))
-    seconds['score'] = time.monotonic() - started
-    result = dict(name=experiment.name, config=config, seed=experiment.seed, **provenance(device), seconds=seconds, **_scores(rows, videos), history=history)
-    on_first(write_json, folder/'result.json', result)
+    if on_first((folder/'result.json').exists): result = on_first(read_json, folder/'result.json')
+    else:
+        seconds = dict(data=time.monotonic() - started)
+        if experiment.method not in UNTRAINED:
+            history = train(experiment, videos, folder, config, device, watch)[1]
+            seconds['train'] = sum(h['seconds'] for h in history)
+        started = time.monotonic()
+        rows = on_first(lambda: evaluate_actions(_embed_of(experiment, folder, device), videos, label=f'score {experiment.method}', stride=stride_of(experiment)))
+        seconds['score'] = time.monotonic() - started
+        result = dict(name=experiment.name, config=config, seed=experiment.seed, **provenance(device), seconds=seconds, **_scores(rows, videos), history=history)
+    if 'random_clip' not in result:  # a new run, or one from before this protocol
+        result |= on_first(lambda: _random_clip(experiment, _embed_of(experiment, folder, device), videos))
+        on_first(write_json, folder/'result.json', result)
     return result
 
 # %% ../nbs/81_runs.ipynb #f598cf78
