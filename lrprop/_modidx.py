@@ -614,7 +614,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '.', 'doc_host': '.', 'git_u
                              'lrprop.runs._in_order': ('runs.html#_in_order', 'lrprop/runs.py'),
                              'lrprop.runs._make_augment': ('runs.html#_make_augment', 'lrprop/runs.py'),
                              'lrprop.runs._make_encoder': ('runs.html#_make_encoder', 'lrprop/runs.py'),
-                             'lrprop.runs._random_clip': ('runs.html#_random_clip', 'lrprop/runs.py'),
+                             'lrprop.runs._scored': ('runs.html#_scored', 'lrprop/runs.py'),
                              'lrprop.runs._scores': ('runs.html#_scores', 'lrprop/runs.py'),
                              'lrprop.runs.actions_table': ('runs.html#actions_table', 'lrprop/runs.py'),
                              'lrprop.runs.check_folder': ('runs.html#check_folder', 'lrprop/runs.py'),

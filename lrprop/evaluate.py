@@ -100,8 +100,8 @@ def score(
     train_videos: Sequence[Video],      # The training videos, in the same order
     val_videos: Sequence[Video],        # The validation videos, in the same order
     stride: int = 5,                    # Every how many frames τ and AP look; 5 for pouring, 2 for Penn Action
-    ks: Sequence[int] = (5, 10, 15),    # K of AP@K
-    fractions: Sequence[float] = (.1, .25, .5, 1.), # Shares of the training videos for classification
+    ks: Sequence[int] = (1, 5, 10, 15, 20, 25, 30), # K of AP@K; these are all of the paper's
+    fractions: Sequence[float] = (.05, .1, .25, .5, .75, 1.), # Shares of the training videos for classification
     parts: Sequence[slice]|None = None, # Of each validation video, the part that was embedded; None = the whole
 ) -> dict[str, float]: # Metric → value: tau, progress, ap@K, svm@P and linear@P (P in %), dtw_accuracy, alignment_error
     "Score embeddings with every metric the labels allow (SPEC §C)."
