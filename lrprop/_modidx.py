@@ -591,6 +591,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '.', 'doc_host': '.', 'git_u
                                 'lrprop.prepare.describe_prepared': ('prepare.html#describe_prepared', 'lrprop/prepare.py'),
                                 'lrprop.prepare.prepare': ('prepare.html#prepare', 'lrprop/prepare.py')},
             'lrprop.priors': { 'lrprop.priors._log_softmax': ('priors.html#_log_softmax', 'lrprop/priors.py'),
+                               'lrprop.priors._other_views': ('priors.html#_other_views', 'lrprop/priors.py'),
                                'lrprop.priors.kl_per_anchor': ('priors.html#kl_per_anchor', 'lrprop/priors.py'),
                                'lrprop.priors.log_prior': ('priors.html#log_prior', 'lrprop/priors.py'),
                                'lrprop.priors.log_similarity': ('priors.html#log_similarity', 'lrprop/priors.py'),
