@@ -749,6 +749,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '.', 'doc_host': '.', 'git_u
                                 'lrprop.trainer._Run.settle': ('trainer.html#_run.settle', 'lrprop/trainer.py'),
                                 'lrprop.trainer._Run.step': ('trainer.html#_run.step', 'lrprop/trainer.py'),
                                 'lrprop.trainer._evaluate': ('trainer.html#_evaluate', 'lrprop/trainer.py'),
+                                'lrprop.trainer._fastest_convolutions': ('trainer.html#_fastest_convolutions', 'lrprop/trainer.py'),
                                 'lrprop.trainer._modules': ('trainer.html#_modules', 'lrprop/trainer.py'),
                                 'lrprop.trainer._parameters': ('trainer.html#_parameters', 'lrprop/trainer.py'),
                                 'lrprop.trainer._resume': ('trainer.html#_resume', 'lrprop/trainer.py'),

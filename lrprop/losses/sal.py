@@ -39,7 +39,7 @@ def draw_triplets(
     clip, usable = torch.arange(B, device=mask.device).repeat(n_triplets), mask.sum(-1) >= 5
     counts = usable[clip]
     place = place.masked_fill(~counts, n).argsort().argsort()  # among those that count
-    label = place < n_shuffled[usable.sum()]
+    label = place < n_shuffled[usable.sum(0, keepdim=True)]  # a scalar index would be read by the host
     five = order.masked_fill(~mask[clip], -1.).topk(5, -1).indices.sort(-1).values
     slots = pick_three(torch.where(turn, five.flip(-1), five), label, last)
     return clip, torch.where(counts[:, None], slots, 0), torch.where(counts, label.long(), IGNORED)
