@@ -266,6 +266,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '.', 'doc_host': '.', 'git_u
                               'lrprop.embed._holds': ('embed.html#_holds', 'lrprop/embed.py'),
                               'lrprop.embed._open_file': ('embed.html#_open_file', 'lrprop/embed.py'),
                               'lrprop.embed._open_prepared': ('embed.html#_open_prepared', 'lrprop/embed.py'),
+                              'lrprop.embed._own_backbone': ('embed.html#_own_backbone', 'lrprop/embed.py'),
                               'lrprop.embed._read_rows': ('embed.html#_read_rows', 'lrprop/embed.py'),
                               'lrprop.embed.embed_folder': ('embed.html#embed_folder', 'lrprop/embed.py'),
                               'lrprop.embed.find_clips': ('embed.html#find_clips', 'lrprop/embed.py'),
