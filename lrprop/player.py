@@ -83,7 +83,7 @@ def _matrix(alignment: Alignment, frames: np.ndarray, partners: np.ndarray) -> d
     distance = [None if i < 0 else round(float(alignment.cost[k, i]), 4) for k, i in zip(frames, partners)]
     return dict(png=base64.b64encode(file.getvalue()).decode(), path=path.tolist(), distance=distance)
 
-# %% ../nbs/72_player.ipynb #e21dd672
+# %% ../nbs/72_player.ipynb #0f575b8d
 def _runs(phases: np.ndarray|None) -> list|None:
     "Phases as runs [phase, length]."
     if phases is None: return None
@@ -113,8 +113,9 @@ def _content(videos: Sequence[Video], alignments: Sequence[Alignment], height: i
             records.append(dict(name=video.name, fps=float(video.fps), n=len(video), width=size[0], height=size[1], frames=frames.tolist(), phases=_runs(video.phases),
                                 offsets=np.cumsum([0, *map(len, jpegs)]).tolist(), shown=np.where(shown < 0, -1, np.searchsorted(frames, shown)).tolist()))
             blobs.append(b''.join(jpegs))
+    others = videos[1].name if len(videos) == 2 else f'{len(videos) - 1} others'
     matrices = [_matrix(a, moments, p) for a, p in zip(alignments, partners[1:])]
-    return dict(title=title or ' · '.join(v.name for v in videos), step=step, colors=PHASE_COLORS, phaseNames=list(phase_names), pathColor=PHASE_COLORS[5],
+    return dict(title=title or f'{videos[0].name} and {others}', step=step, colors=PHASE_COLORS, phaseNames=list(phase_names), pathColor=PHASE_COLORS[5],
                 cursorColor=PHASE_COLORS[0], videos=records, matrices=matrices), blobs
 
 # %% ../nbs/72_player.ipynb #da6a2c77
@@ -129,7 +130,7 @@ def _page(data: dict, blobs: Sequence[bytes]) -> str:
     parts = dict(title=html.escape(data['title']), css=_source('player.css'), js=_source('player.js'), data=record, frames=pictures)
     return re.sub(r'\{\{(\w+)\}\}', lambda m: parts[m[1]], _source('player.html'))
 
-# %% ../nbs/72_player.ipynb #77164954
+# %% ../nbs/72_player.ipynb #a7d51fcd
 _LARGE = 50e6 # Bytes of a page above which a warning says how to make it smaller
 
 def write_player(
@@ -140,7 +141,7 @@ def write_player(
     quality: int = 75,               # JPEG quality, 1 to 95
     step: int = 1,                   # Keep every step-th frame of the reference
     phase_names: Sequence[str] = (), # Names of phases 0, 1, ...; the others are called by number
-    title: str = '',                 # Heading; the videos' names if empty
+    title: str = '',                 # Heading; if empty, made of the videos' names
     progress: bool = True,           # Show a progress bar
 ) -> Path: # The file; absent if anything goes wrong
     "Write aligned videos as one HTML page that needs nothing else; `ValueError` for videos and alignments that do not fit, or another suffix."

@@ -76,7 +76,7 @@ def browser(chromium):
 
 def show(browser, path):
     browser.open(path)
-    browser.wait(f'document.getElementById("player").player !== undefined')
+    browser.wait('document.getElementById("player")?.player !== undefined')
     browser.run(f'{P}.ready.then(() => 1)')
 
 
@@ -310,7 +310,7 @@ def test_names_are_text(browser, tmp_path):
     show(browser, write_player(tmp_path/'names.html', videos, [pair(*videos)], phase_names=[HOSTILE]*4, progress=False))
     browser.run(f'{P}.seek(7).then(() => 1)')
     assert browser.run('[...document.querySelectorAll(".lrp-name b")].map(e => e.textContent)') == [v.name for v in videos]
-    assert browser.run('document.title') == browser.run('document.querySelector("h1").textContent') == f'{HOSTILE} · {HOSTILE}2'
+    assert browser.run('document.title') == browser.run('document.querySelector("h1").textContent') == f'{HOSTILE} and {HOSTILE}2'
     assert browser.run('document.querySelector(".lrp-phase").textContent') == HOSTILE
     assert browser.run('[window.hacked === undefined, document.querySelectorAll("img").length]') == [True, 0]
 

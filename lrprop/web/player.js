@@ -107,8 +107,8 @@ function videoPanel(video, index, data, blob, jump) {
     paint(moment, picture) {
       const frame = this.frame(moment);
       element.classList.toggle('lrp-unmatched', frame === null);
+      pen.clearRect(0, 0, video.width, video.height);
       if (picture) pen.drawImage(picture, 0, 0, video.width, video.height);
-      else if (frame !== null) pen.clearRect(0, 0, video.width, video.height);  // a broken picture
       if (frame === null) return time.textContent = '–', phase.replaceChildren();
       marker.style.left = `${100*(frame + .5)/video.n}%`;
       time.textContent = `${seconds(frame, video.fps)} · ${frame} / ${video.n - 1}`;
