@@ -34,7 +34,7 @@ class Demo:
 @dataclass
 class Train:
     "Train and score one method on one data set."
-    method: str = 'lrprop'      # sal, tcn, tcc, lav, vava, scl, lrprop or gta; or chance, time, frozen, which train nothing
+    method: str = 'lrprop'      # sal, tcn, tcc, lav, vava, scl, lrprop, gta or lrprop_crop; or chance, time, frozen, which train nothing
     dataset: str = 'synthetic'  # synthetic (built in), pouring, penn_action, penn_joints, penn_angles, or folder (your own videos)
     root: str|None = None       # All but synthetic: where the data lies; of pouring and penn_action, the root of lrprop prepare
     action: str = 'pouring'     # penn_action, penn_joints, penn_angles: which action; or several, one model for all: pushup,situp; or all
