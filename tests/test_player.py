@@ -338,6 +338,7 @@ def test_in_a_frame(browser, page, tmp_path):
 
 
 WIDGET = '''<!DOCTYPE html><meta charset="utf-8"><link rel="icon" href="data:,"><style>%s</style><div id="el"></div><script type="module">
+document.body.dataset.jpThemeLight = 'false';
 const state = {data: %s, moment: 12, frames: %s.map(t => new DataView(Uint8Array.from(atob(t), c => c.charCodeAt(0)).buffer))}, calls = {}, saved = [];
 const model = {get: k => state[k], set: (k, v) => { state[k] = v; }, save_changes: () => saved.push(state.moment), on: (name, f) => { calls[name] = f; }, off: name => { delete calls[name]; }};
 const widget = (await import(URL.createObjectURL(new Blob([%s], {type: "text/javascript"})))).default, el = document.getElementById("el");
@@ -356,6 +357,7 @@ def test_widget(browser, tmp_path):
     (tmp_path/'widget.html').write_text(WIDGET % parts, encoding='utf-8')
     show(browser, tmp_path/'widget.html')
     at(browser, 12)                                                  # where the model says
+    assert browser.run('el.firstChild.dataset.theme') == 'dark'      # as JupyterLab is here, whatever the system prefers
     browser.run('model.set("moment", 64), calls["change:moment"]()')
     at(browser, 64)
     x, y, w, h = box(browser, '.lrp-canvas')

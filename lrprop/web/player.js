@@ -269,6 +269,10 @@ export function mount(root, data, blobs, {keys = root} = {}) {
     repeatButton.setAttribute('aria-pressed', on);
   }
   function setTheme(theme) { root.dataset.theme = theme; }
+  function follow() {  // JupyterLab's theme, or the system's
+    const {jpThemeLight} = document.body.dataset;
+    setTheme((jpThemeLight ? jpThemeLight === 'false' : system.matches) ? 'dark' : 'light');
+  }
   function phaseStep(way) {
     if (!reference.phases) return jump(wanted + way);
     const edges = starts(reference.phases).map(k => Math.ceil(k / data.step)), at = wanted;
@@ -291,11 +295,11 @@ export function mount(root, data, blobs, {keys = root} = {}) {
   scrub.addEventListener('input', () => jump(+scrub.value), listening);
   speeds.addEventListener('change', () => { [from, since, speed] = [wanted, performance.now(), +speeds.value]; speeds.blur(); }, listening);
   root.addEventListener('pointerdown', event => { if (keys === root && !event.target.closest('select, input, button, summary')) root.focus({preventScroll: true}); }, listening);
-  system.addEventListener('change', () => setTheme(system.matches ? 'dark' : 'light'), listening);
+  system.addEventListener('change', follow, listening);
   const resized = new ResizeObserver(() => matrix.ground());
   resized.observe(matrix.canvas);
 
-  setTheme(system.matches ? 'dark' : 'light');
+  follow();
   setRepeat(false);
   const ready = Promise.all([matrix.choose(0), seek(0)]);
   return root.player = {
