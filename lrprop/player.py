@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['write_player', 'player']
 
-# %% ../nbs/72_player.ipynb #d667a581
+# %% ../nbs/72_player.ipynb #520a9230
 import base64
 import html
 import io
@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -25,8 +24,6 @@ from tqdm import tqdm
 from .align import PHASE_COLORS, Alignment
 from .core import Video, replacing
 from .viz import plot_aligned_frames
-
-if TYPE_CHECKING: from anywidget import AnyWidget
 
 # %% ../nbs/72_player.ipynb #60e630d5
 def _partners(alignment: Alignment) -> np.ndarray:
@@ -37,7 +34,7 @@ def _partners(alignment: Alignment) -> np.ndarray:
     partners[frames] = (y[first] + y[first + n - 1]) // 2
     return partners
 
-# %% ../nbs/72_player.ipynb #02374c69
+# %% ../nbs/72_player.ipynb #ef7e1778
 _CHUNK = 64 # Frames decoded at a time
 
 def _jpeg(picture: np.ndarray, size: tuple[int, int], quality: int) -> bytes:
@@ -52,7 +49,8 @@ def _pictures(video: Video, frames: np.ndarray, height: int, quality: int, bar: 
     jpegs, size = [], None
     for start in range(0, len(frames), _CHUNK):
         images = np.asarray(video.frames[frames[start:start + _CHUNK]])
-        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8: raise ValueError(f'{video.name}: frames are {images.dtype} of shape {images.shape}; valid: uint8 images (n, H, W, 3)')
+        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+            raise ValueError(f'{video.name}: frames are {images.dtype} of shape {images.shape}; valid: uint8 images (n, H, W, 3)')
         h, w = images.shape[1:3]
         size = (max(1, round(w*min(1, height/h))), min(height, h))
         jpegs += [_jpeg(image, size, quality) for image in images]
@@ -162,7 +160,7 @@ def _frame(page: str, title: str, height: int = 520) -> str:
     "A page as a sandboxed frame of another one: it runs its own program and reaches nothing around it."
     return f'<iframe title="{html.escape(title)}" sandbox="allow-scripts" srcdoc="{html.escape(page)}" style="width:100%;height:{height}px;border:0" loading="lazy"></iframe>'
 
-# %% ../nbs/72_player.ipynb #9e570d1a
+# %% ../nbs/72_player.ipynb #35e55666
 @cache
 def _widget() -> type:
     "The widget's class; anywidget is an extra."
@@ -197,7 +195,7 @@ def player(
     phase_names: Sequence[str] = (), # As `write_player`
     title: str = '',                 # As `write_player`
     progress: bool = True,           # As `write_player`
-) -> 'AnyWidget': # A widget; its `moment` is the place on the path, and can be set
+) -> object: # An `anywidget.AnyWidget`; its `moment` is the place on the path, and can be set
     "Play aligned videos in a notebook; errors as `write_player`, and `ModuleNotFoundError` without `lrprop[widget]`."
     make = _widget()
     data, blobs = _content(videos, alignments, height, quality, step, phase_names, title, progress)
