@@ -16,9 +16,10 @@ from torch.nn import functional as F
 def positions(
     n: int,        # S ≥ 1, frames in the sequence
     n_frames: int, # T, frames in a training clip
+    device: str|torch.device = 'cpu', # Where to
 ) -> Tensor: # (S,) float32 positions in [0, T-1]
     "Slot numbers, or the training range stretched over a sequence of another length."
-    return torch.linspace(0, n_frames - 1, n) if n != n_frames else torch.arange(n).float()
+    return torch.linspace(0, n_frames - 1, n, device=device) if n != n_frames else torch.arange(n, device=device).float()
 
 def positional_encoding(
     position: Tensor, # (S,) positions
@@ -95,7 +96,7 @@ class Encoder(nn.Module):
         x = frames.flatten(0, 1)
         if self.backbone is not None: x = self.backbone(x)
         x = self.head(x).unflatten(0, (n, t))
-        x = self.dropout(x + positional_encoding(positions(t, self.n_frames).to(x.device), x.shape[-1]))
+        x = self.dropout(x + positional_encoding(positions(t, self.n_frames, x.device), x.shape[-1]))
         for layer in self.layers: x = layer(x, mask)
         return self.embed(x)
 
