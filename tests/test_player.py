@@ -260,6 +260,7 @@ def test_phone(browser, page, width):
     assert small == []
     parts = browser.run('[...document.querySelectorAll(".lrp-controls > *")].map(e => e.getBoundingClientRect()).map(b => [b.left, b.top, b.right, b.bottom])')
     assert not [(a, b) for a in parts for b in parts if a is not b and a[0] < b[2] - 1 and b[0] < a[2] - 1 and a[1] < b[3] - 1 and b[1] < a[3] - 1]
+    assert browser.run('(({scrollWidth, clientWidth}) => scrollWidth <= clientWidth)(document.querySelector(".lrp-clock"))')
     x, y, w, h = box(browser, '.lrp-canvas')
     browser.tap(x + w*(80 + .5)/120, y + h/2)
     at(browser, 80)

@@ -226,7 +226,7 @@ export function mount(root, data, blobs, {keys = root} = {}) {
       shown = moment;
       matrix.paint(moment);
       const now = `${seconds(panels[0].frame(moment), reference.fps)}`;
-      clock.textContent = `${now} / ${seconds(reference.n - 1, reference.fps)}`;
+      clock.textContent = `${now} / ${seconds(reference.n - 1, reference.fps)}`.replaceAll(' s', '\u00a0s');  // breaks at the stroke only
       scrub.setAttribute('aria-valuetext', `${now}, frame ${panels[0].frame(moment)} of ${reference.n - 1}`);
       root.dispatchEvent(new CustomEvent('moment', {detail: moment}));
     }
