@@ -43,6 +43,7 @@ bench-data: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/clips.py
 	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/restart.py
 
 clean:
 	rm -rf _proc _docs build dist *.egg-info

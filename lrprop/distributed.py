@@ -161,7 +161,7 @@ def _sub_batches(backbone: nn.Module, frames: Tensor) -> Tensor:
     def forward(): return type(backbone).forward(backbone, frames)
     n_pieces, left = divmod(len(frames), backbone.sub_batch)
     if not backbone.training or len(frames)*n_processes() <= backbone.sub_batch: return forward()
-    if left: raise ValueError(f'{len(frames)} frames for each of {n_processes()} processes are not a multiple of sub_batch={backbone.sub_batch}, so batch norm would see other pieces than in one process; choose a sub_batch that divides {len(frames)}')
+    if left: raise ValueError(f'{len(frames)} frames for each of {n_processes()} processes are not a multiple of sub_batch={backbone.sub_batch}, so batch norm would see other pieces than in one process; choose a sub_batch that divides {len(frames)}, or other frames a clip, such as a multiple of {backbone.sub_batch}')
     layers = [layer for layer in backbone.modules() if isinstance(layer, _BatchNorm) and layer.training]
     statistics = [x for layer in layers for x in (layer.running_mean, layer.running_var)]
     before, ways = torch.cat(statistics), [vars(layer).pop('forward') for layer in layers]

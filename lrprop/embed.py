@@ -17,18 +17,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .backbone import BACKBONES, Backbone, center, load_backbone
+from .backbone import BACKBONES, Backbone, PaperBackbone, center, load_backbone
 from .cache import cached_features
 from .checkpoint import load_encoder
 from .core import FrameSource, Video, content_hash, is_left_over, pick_device, replacing
 from .dataset import INDEX, PreparedFrames, Row, _check_file, read_index
 from .encoder import Encoder
 from .evaluate import Embed, embed_trained
-from .runs import read_json, write_json
+from .experiments import Experiment
 from .export import DECODE_SIZE, OnnxModel
 from .jpegs import hash_file
 from .parallel import Failure, each
 from .prepare import FORMATS
+from .runs import read_json, write_json
 from .video import SUFFIXES, VideoFile
 
 # %% ../nbs/84_embed.ipynb #e41f0336
@@ -36,9 +37,17 @@ from .video import SUFFIXES, VideoFile
 class Run:
     "What a training left."
     encoder: Encoder        # In evaluation mode
-    backbone: Backbone|None # From images to its features; None: the features are the data's own
+    backbone: Backbone|None # From images to its features; None: the encoder has its own, or the features are the data's
     center: bool            # Whether a video's mean feature is subtracted
     file: Path              # Where the encoder was read
+
+def _own_backbone(file: Path, config: dict) -> PaperBackbone|None:
+    "What the images of a training on images passed through; its weights come with the encoder's."
+    if not config.get('finetune', False): return None
+    backbone, size = PaperBackbone(), config.get('image_size', Experiment.image_size)
+    if type(size) is not int or size < 32: raise ValueError(f'{file}: image_size is {size!r}, not a whole number from 32 on')
+    backbone.size = size
+    return backbone
 
 def load_run(
     path: str|Path,                  # The folder of a run, or the checkpoint in it
@@ -51,10 +60,12 @@ def load_run(
     if file is None: raise FileNotFoundError(f'{path}: holds no checkpoint.pt; expected the folder of lrprop train with a method that learns, or an .onnx file of lrprop export')
     if not (file.parent/'config.json').is_file(): raise FileNotFoundError(f'{file.parent}: holds no config.json, which says through which backbone the features came; expected the folder of lrprop train')
     if not (file.parent/'result.json').is_file(): warnings.warn(f'{file.parent}: the training is not finished; this is its last checkpoint')
-    config, encoder = read_json(file.parent/'config.json'), load_encoder(file, device=device)
+    config = read_json(file.parent/'config.json')
     name = config.get('backbone')
     if name not in BACKBONES or type(config.get('center')) is not bool: raise ValueError(f"{file.parent/'config.json'}: backbone {name!r} with center {config.get('center')!r}; valid: {', '.join(BACKBONES)}, and true or false")
-    backbone = load_backbone(name, device, weights=weights) if BACKBONES[name][3] == encoder.config['in_dim'] else None
+    own = _own_backbone(file.parent/'config.json', config)
+    encoder = load_encoder(file, own, device)
+    backbone = load_backbone(name, device, weights=weights) if own is None and BACKBONES[name][3] == encoder.config['in_dim'] else None
     return Run(encoder, backbone, config['center'], file)
 
 # %% ../nbs/84_embed.ipynb #9cf76d01
@@ -87,8 +98,9 @@ def open_model(
         size, facts = info.decode_size, dict(backbone=info.backbone, backbone_sha256=info.backbone_sha256, center=info.center, emb_dim=info.emb_dim)
     else:
         run = load_run(path, weights, device)
-        file, net, rest, subtract, width, size = run.file, run.backbone, embed_trained(run.encoder), run.center, run.encoder.config['in_dim'], DECODE_SIZE
-        facts = dict(backbone=getattr(net, 'name', None), backbone_sha256=getattr(net, 'identity', None), center=run.center, emb_dim=run.encoder.config['emb_dim'])
+        own, file, net, subtract, width, size = run.encoder.backbone, run.file, run.backbone, run.center, run.encoder.config['in_dim'], DECODE_SIZE
+        rest = embed_trained(run.encoder, None if own is None else lambda frames: own.prepare(torch.from_numpy(frames).movedim(-1, 1)))
+        facts = dict(backbone=getattr(net or own, 'name', None), backbone_sha256=getattr(net, 'identity', None), center=run.center, emb_dim=run.encoder.config['emb_dim'])
     if facts['backbone'] is None: raise ValueError(f'{path}: takes features of width {width} that come from no image, such as joints; videos cannot be embedded with it')
     return Model(rest if net is None else partial(_embed_cached, backbone=net, rest=rest, subtract=subtract), size, dict(sha256=hash_file(file)) | facts)
 

@@ -23,10 +23,10 @@ def contrastive_idm(
     "Contrastive-IDM of every clip (LAV, losses.py; SPEC §B.5); O(T²) memory; raises `ValueError` for a negative window or a margin ≤ 0."
     if not isinstance(window, Tensor) and not window >= 0: raise ValueError(f'window is {window}; valid: at least 0, in the unit of the times')
     if not margin > 0: raise ValueError(f'margin is {margin}; valid: above 0, at most 4 for it to be reached by unit vectors')
-    window, scale = (torch.as_tensor(v, device=times.device)[..., None, None] for v in (window, scale))
+    window, scale = (v[..., None, None] if isinstance(v, Tensor) else v for v in (window, scale))
     gap = (times.unsqueeze(-1) - times.unsqueeze(-2)).abs()
     distance = cost_matrix(embs, embs, 'sqeuclidean')
     wide = torch.promote_types(times.dtype, distance.dtype)
-    apart = (1 + (gap.to(wide)/scale.to(wide)).square()).to(distance) * (margin - distance).clamp(min=0)
+    apart = (1 + (gap.to(wide)/scale).square()).to(distance) * (margin - distance).clamp(min=0)
     valid = mask.unsqueeze(-1) & mask.unsqueeze(-2)
     return torch.where(valid, torch.where(gap > window, apart, distance), 0.).sum((-2, -1))

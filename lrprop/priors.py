@@ -55,6 +55,11 @@ def pooled_mean(
     "Mean over the valid anchors of all clips together."
     return torch.where(mask, values, 0.).sum() / mask.sum().clamp(min=1)
 
+def _other_views(n_views: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    "All ordered pairs of different views, anchor and candidate, counted on the device, which a copy would make the host wait for."
+    b, a = torch.arange(n_views, device=device)[:, None], torch.arange(n_views - 1, device=device)
+    return b.expand(-1, n_views - 1).flatten(), (a + (a >= b)).flatten()
+
 def same_video_loss(
     embs: Tensor,               # (V, K, T, d) embeddings of K ≥ 2 views of V videos
     steps: Tensor,              # (V, K, T) frame indices
@@ -67,7 +72,7 @@ def same_video_loss(
     n_views = embs.shape[1]
     if n_views < 2: raise ValueError(f'contrasting views takes at least 2 a video, not {n_views}')
     if reach is not None and not reach >= 0: raise ValueError(f'reach must be at least 0 frames, not {reach}')
-    b, a = (~torch.eye(n_views, dtype=torch.bool)).nonzero().T.to(embs.device)  # anchor view, candidate view
+    b, a = _other_views(n_views, embs.device)
     log_p = log_prior(steps[:, b], steps[:, a], mask[:, a], sigma2)
     log_q = log_similarity(embs[:, b], embs[:, a], mask[:, a], temperature)
     counted = mask[:, b]

@@ -50,13 +50,11 @@ def cross_pairs(
     n_videos: int, # V
     n_views: int,  # K
     pairs: str = 'all', # Which, of every two videos: 'all' or 'ordered' (all views with all), 'diagonal' (equal views), 'one' (one random pair of views)
+    device: str|torch.device = 'cpu', # Where they are computed, without a copy that the host would wait for
 ) -> tuple[Tensor, Tensor]: # (P,) and (P,) indices into the V·K clips: rows from the earlier video, columns from the later
     "Unordered pairs of clips of different videos (SPEC §A.9). Their number grows with the square of V, and with K², K or 1; 'one' draws from torch's generator."
     check_choice('pairs', pairs, PAIRS)
-    if pairs == 'one':
-        videos = torch.triu_indices(n_videos, n_videos, 1)
-        return (videos*n_views + torch.randint(n_views, videos.shape)).unbind(0)
-    video, view = torch.arange(n_videos).repeat_interleave(n_views), torch.arange(n_views).repeat(n_videos)
-    wanted = video[:, None] < video
-    if pairs == 'diagonal': wanted &= view[:, None] == view
-    return wanted.nonzero().unbind(1)
+    videos, view = torch.triu_indices(n_videos, n_videos, 1, device=device), torch.arange(n_views, device=device)
+    if pairs == 'one': views = torch.randint(n_views, videos.shape, device=device)[..., None]
+    else: views = (view.expand(2, -1) if pairs == 'diagonal' else torch.cartesian_prod(view, view).T)[:, None]
+    return (videos[..., None]*n_views + views).flatten(1).unbind(0)

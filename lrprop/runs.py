@@ -12,7 +12,8 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from functools import partial
 from importlib.metadata import version
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 
 from . import __version__
@@ -170,6 +172,20 @@ def _embed_of(experiment: Experiment, folder: Path, device: torch.device|str) ->
     file = next((f for f in (folder/'checkpoint.safetensors', folder/'checkpoint.pt') if f.exists()), folder/'checkpoint.safetensors')
     return embedder(experiment, load_encoder(file, PaperBackbone() if experiment.finetune else None, device=device))
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    "Hold a run's folder, by a lock beside it that ends with the process; raises `ValueError` if another process holds it."
+    held = []
+    def hold():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        held.append(FileLock(folder.with_name(f'.{folder.name}.lock'), timeout=0))
+        try: held[0].acquire()
+        except Timeout: raise ValueError(f'{folder}: another process is at this run; wait for it, or choose another folder') from None
+    on_first(hold)
+    try: yield
+    finally:
+        for lock in held: lock.release()
+
 @joined()
 def run(
     experiment: Experiment,             # What to run
@@ -179,7 +195,10 @@ def run(
     watch: Watch = Watch(),             # How training is followed and kept
 ) -> dict: # The record: config, provenance, seconds, scores and random_clip (the other protocol), scoring, history; of several actions, scores are the means, and by_action has those of each
     "Run one experiment: train if there is something to train, score every action by itself, whole and cut at random, record. A finished run is read, not run again."
-    device, started, history = pick_device(device), time.monotonic(), []
+    with _alone(folder): return _run(experiment, folder, videos, pick_device(device), watch)
+
+def _run(experiment: Experiment, folder: Path, videos: Sequence[Video]|None, device: torch.device, watch: Watch) -> dict:
+    started, history = time.monotonic(), []
     on_first(check_folder, folder, record_config(experiment))
     check_tracker(watch.track)
     check_loss(experiment)

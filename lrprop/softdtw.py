@@ -44,7 +44,7 @@ def _scaled(E: Tensor, grad: Tensor) -> Tensor:
     "grad*E, in the memory of E unless the graph, and so E, may be needed again."
     keeps = getattr(torch._C._autograd, '_get_current_graph_task_keep_graph', lambda: True)
     if _traced(E) or keeps(): return grad[:, None, None]*E
-    return E if (grad == 1).all() else E.mul_(grad[:, None, None]) # a sum hands down ones
+    return E if grad.device.type == 'cpu' and (grad == 1).all() else E.mul_(grad[:, None, None]) # a sum hands down ones; a GPU would have to be asked
 
 class _Compiled(Function):
     "The operator with its gradient (of the values only), as `torch.compile` takes it."

@@ -173,6 +173,14 @@ def _show(bar: tqdm, numbers: dict[str, float], n_frames: int, **more) -> None:
     bar.set_postfix({name: f'{value:.4g}' for name, value in (numbers | more).items()} | ({'frames/s': f'{rate*n_frames:.0f}'} if rate else {}), refresh=False)
     bar.update()
 
+@contextmanager
+def _fastest_convolutions(wanted: bool) -> Iterator[None]:
+    "Have cuDNN keep the fastest algorithm for each size it meets, unless bits must repeat."
+    before = torch.backends.cudnn.benchmark
+    if wanted and not torch.are_deterministic_algorithms_enabled(): torch.backends.cudnn.benchmark = True
+    try: yield
+    finally: torch.backends.cudnn.benchmark = before
+
 # %% ../nbs/60_trainer.ipynb #57e9c0de
 @dataclass
 class _Run:
@@ -261,7 +269,7 @@ def fit(
     at = _Progress() if checkpoint is None else _resume(encoder, loss, optimizer, checkpoint, **belongs)
     if failed is None and checkpoint is not None: failed = checkpoint.with_name(f'{checkpoint.stem}.failed{checkpoint.suffix}')
     run = _Run(encoder, loss, optimizer, at, checkpoint, belongs, failed, output, precision, seed, clip_norm, on_collapse)
-    n_steps, resumed = len(epoch_groups(videos, n_videos, rng_at(seed, 'epoch', 0))), at.epoch
+    n_steps, resumed, images = len(epoch_groups(videos, n_videos, rng_at(seed, 'epoch', 0))), at.epoch, device.type == 'cuda' and encoder.backbone is not None
     encoder.train()
     bar = tqdm(total=n_epochs*n_steps, initial=at.epoch*n_steps + len(at.steps), desc=label, unit='step', mininterval=.5, **(dict(disable=True) if rank() else {}))
     with noting_sigterm(checkpoint is not None) as terminated, bar, sharing(encoder, loss):
@@ -271,7 +279,7 @@ def fit(
             for i in range(len(at.steps), n_steps):
                 started = time.monotonic()
                 batch = sample_batch(groups[i], n_frames, n_views, rng_at(seed, 'batch', epoch, i), augment, device, own=own, **(sampling or {}))
-                at.steps.append(run.step(batch, epoch, i))
+                with _fastest_convolutions(images): at.steps.append(run.step(batch, epoch, i))
                 at.seconds += time.monotonic() - started
                 _show(bar, at.steps[-1], batch.mask.numel(), epoch=epoch, lr=rate)
                 stop, due = any_process(terminated(), time.monotonic() - run.saved >= 60*checkpoint_minutes)

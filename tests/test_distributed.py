@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from lrprop.augment import ssl_augment
+from lrprop.backbone import PaperBackbone
 from lrprop.core import Video, seed_torch_at
 from lrprop.encoder import Encoder
 from lrprop.losses.lrprop import lrprop
 from lrprop.losses.sal import SAL
+from lrprop.store import store_videos
 from lrprop.trainer import fit
 
 BIN = Path(sys.executable).parent
@@ -30,6 +33,15 @@ def train(path, loss='lrprop', n_epochs=3, dtype=torch.float64, **settings):
     return fit(encoder, make(), videos, 16, n_videos=4, n_epochs=n_epochs, lr=1e-3, augment=augment, output=output, checkpoint=Path(path), config={}, **settings)
 
 
+def train_on_images(path, loss='lrprop', n_epochs=2, augment=lambda x, rngs: ssl_augment(x, rngs, size=32), **settings):
+    "The same of images that pass a ResNet-50 at every step, eight at a time: decoded into memory, augmented, layer4 trained."
+    rng = np.random.default_rng(0)
+    videos = store_videos([Video(f'v{i}', rng.integers(0, 256, (9 + i, 40, 36, 3), dtype='uint8')) for i in range(8)], size=40, desc='')
+    seed_torch_at(0, 'weights')
+    encoder, (make, output) = Encoder(in_dim=2048, n_frames=4, depth=1, hidden_dim=32, dim=32, emb_dim=16, backbone=PaperBackbone(sub_batch=8)).double(), LOSSES[loss]
+    return fit(encoder, make(), videos, 4, n_videos=4, n_epochs=n_epochs, lr=1e-3, augment=lambda x, rngs: augment(x, rngs).double(), output=output, checkpoint=Path(path), config={}, **settings)
+
+
 def environment(): return os.environ | dict(PYTHONPATH=os.pathsep.join((str(Path(__file__).parent), os.environ.get('PYTHONPATH', ''))), OMP_NUM_THREADS='1')
 def torchrun(*words): return [str(w) for w in (BIN/'torchrun', '--standalone', '--nproc-per-node', 2, *words)]
 
@@ -43,7 +55,7 @@ def launch(command, fails=False, **settings):
 
 def program(folder, body):
     path = folder/'program.py'
-    path.write_text('import json, os, sys\nfrom test_distributed import train\n' + body)
+    path.write_text('import json, os, sys\nfrom test_distributed import LOSSES, lrprop, ssl_augment, train, train_on_images\n' + body)
     return path
 
 
@@ -75,6 +87,51 @@ for loss in ('lrprop', 'sal'):
         np.testing.assert_allclose([h['loss'] for h in first], [h['loss'] for h in alone[loss]], rtol=1e-10)
         assert [h['loss'] for h in first] == [h['loss'] for h in second] and first[-1]['rank'] == second[-1]['rank'] == 0
         for path in (f'{loss}.two.pt', f'{loss}.both.pt'): assert largest_difference(tmp_path/f'{loss}.pt', tmp_path/path) < 1e-9
+
+
+STOPPED = '''
+def stopped_and_resumed(train, path, at):
+    "All processes stop in the middle of an epoch, after a checkpoint; a second call goes on."
+    calls = iter(range(at + 1))
+    def stopping(*batch):
+        if next(calls) == at: raise InterruptedError
+        return lrprop(*batch)
+    LOSSES['stopping'] = (lambda: stopping), 'projection'
+    try: train(path, 'stopping', checkpoint_minutes=0)
+    except InterruptedError: return train(path)
+'''
+
+
+def test_stopped_and_resumed_on_two_processes(tmp_path):
+    train(tmp_path/'alone.pt')
+    launch(torchrun(program(tmp_path, STOPPED + "assert len(stopped_and_resumed(train, sys.argv[1], 3)) == 3"), tmp_path/'two.pt'))
+    assert largest_difference(tmp_path/'alone.pt', tmp_path/'two.pt') < 1e-9
+
+
+def test_training_on_images_on_two_processes(tmp_path):
+    "2 × 2 videos move a ResNet-50 as 1 × 4 do, stopped midway or not; each process fetches and augments its own videos alone."
+    train_on_images(tmp_path/'alone.pt')
+    body = STOPPED + '''
+from lrprop.store import StoredFrames
+seen, gather = [], StoredFrames.gather
+def fetched(self, *args): seen.append(len(self)); return gather(self, *args)
+def augment(x, rngs): seen.append([len(x), len(rngs)]); return ssl_augment(x, rngs, size=32)
+StoredFrames.gather = fetched
+train_on_images(f'{sys.argv[1]}/two.pt', augment=augment)
+open(f"{sys.argv[1]}/{os.environ['RANK']}.json", 'w').write(json.dumps(seen))
+assert len(stopped_and_resumed(train_on_images, f'{sys.argv[1]}/stopped.pt', 3)) == 2
+'''
+    launch(torchrun(program(tmp_path, body), tmp_path))
+    assert largest_difference(tmp_path/'alone.pt', tmp_path/'two.pt') < 1e-9 and largest_difference(tmp_path/'two.pt', tmp_path/'stopped.pt') == 0
+    alone, two = (torch.load(tmp_path/f'{n}.pt', weights_only=True)['optimizer']['state'] for n in ('alone', 'two'))
+    assert max(((alone[k]['exp_avg'] - two[k]['exp_avg']).abs().max()/alone[k]['exp_avg'].abs().max().clamp(min=1e-9)).item() for k in alone) < 1e-6  # means of the gradients
+    changed = {n for n, x in torch.load(tmp_path/'two.pt', weights_only=True)['encoder'].items() if n.startswith('backbone') and not torch.equal(x, PaperBackbone().double().state_dict()[n.removeprefix('backbone.')])}
+    assert changed and all('layer4' in n for n in changed)  # the trunk and its folded statistics stay as they are
+    first, second = (json.loads((tmp_path/f'{r}.json').read_text()) for r in (0, 1))
+    steps = [(a[:4], b[:4], a[4], b[4]) for a, b in ((first[i:i + 5], second[i:i + 5]) for i in range(0, 20, 5))]
+    assert len(first) == len(second) == 20 and all(a == b == [4, 4] for *_, a, b in steps)  # two videos of two views
+    for a, b, *_ in steps: assert len(set(a)) == len(set(b)) == 2 and not set(a) & set(b)
+    assert {n for a, b, *_ in steps[:2] for n in a + b} == set(range(9, 17))
 
 
 def test_a_signal_to_the_launcher_stops_all_and_one_process_goes_on(tmp_path):

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from ..core import check_choice
 from ..dtw import _SAFE, _over_batch, _wide
 from ..priors import log_similarity, pooled_mean
+from ..propagation import cross_pairs
 
 # %% ../../nbs/57_losses.gta.ipynb #850f6ad6
 SOFTMINS = ('smooth', 'log', 'hard')
@@ -63,6 +64,7 @@ class _Table(Function):
     @staticmethod
     def forward(ctx, cost, lengths, gamma, kind):
         D, n = cost.cpu().double().contiguous().numpy(), lengths.cpu().long().contiguous().numpy()
+        if (n < 1).any(): raise ValueError('a clip has no valid frame; valid: at least 1')
         R = np.full((len(D), D.shape[1] + 1, D.shape[2] + 1), inf)
         R[:, 0, 0] = 0
         _over_batch(lambda first, stop: _down(D, n, gamma, kind, first, stop, R), len(D), D.size)
@@ -141,9 +143,8 @@ def gta(
     for name, value, valid in (('cycle', cycle, CYCLES), ('pairs', pairs, PAIRS)): check_choice(name, value, valid)
     if not temperature > 0: raise ValueError(f'temperature is {temperature}; valid: above 0')
     if len(embs) < 2: raise ValueError(f'videos are aligned with each other: a batch takes at least 2, not {len(embs)}')
-    if not mask.any(-1).all(): raise ValueError('a clip has no valid frame; valid: at least 1')
-    video = torch.arange(len(embs), device=embs.device).repeat_interleave(embs.shape[1])
-    i, j = (video[:, None] < video)[:1 if pairs == 'first' else None].nonzero().unbind(1)
+    i, j = cross_pairs(*embs.shape[:2], device=embs.device)
+    if pairs == 'first': j = torch.arange(embs.shape[1], embs.shape[:2].numel(), device=embs.device); i = torch.zeros_like(j)
     m = mask.flatten(0, 1)
     z, n = torch.where(m[..., None], embs.flatten(0, 1), 0.), m.sum(-1)
     there, back = (dtw_table(contrastive_cost(z[a], z[b], m[a], temperature), torch.stack([n[a], n[b]], -1), gamma, softmin) for a, b in ((i, j), (j, i)))

@@ -30,7 +30,7 @@ def lav(
     "LAV: soft-DTW and Contrastive-IDM (LAV, losses.py; SPEC B.5); raises `ValueError` for fewer than 2 videos, gamma or margin ≤ 0 or another `time`."
     check_choice('time', time, ('normalised', 'raw'))
     if len(embs) < 2: raise ValueError(f'aligning takes at least 2 videos a batch, not {len(embs)}')
-    rows, columns = (i.to(embs.device) for i in cross_pairs(*embs.shape[:2]))
+    rows, columns = cross_pairs(*embs.shape[:2], device=embs.device)
     mask = mask.flatten(0, 1)
     z, n = embs.flatten(0, 1).masked_fill(~mask[..., None], 0.), mask.sum(-1)
     scale = (seq_lens if time == 'normalised' else torch.ones_like(seq_lens)).to(_wide(embs.device)).repeat_interleave(embs.shape[1])

@@ -65,7 +65,7 @@ def cross_video_losses(
     align_embs: Tensor|None = None, # (V, K, T, d') embeddings to align by; None = `embs`
 ) -> tuple[Tensor, Tensor]: # Scalars L_Prop (eq. 9) and L_Sdtw (eq. 11); zero for a single video
     "The two terms between different videos."
-    rows, columns = (i.to(embs.device) for i in cross_pairs(*embs.shape[:2], pairs))
+    rows, columns = cross_pairs(*embs.shape[:2], pairs, embs.device)
     if not len(rows): return embs.new_zeros(()), embs.new_zeros(())
     z, s, m = embs.flatten(0, 1), steps.flatten(0, 1), mask.flatten(0, 1)
     (z_r, z_c), (s_r, s_c), (m_r, m_c) = ((x[rows], x[columns]) for x in (z, s, m))

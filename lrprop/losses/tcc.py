@@ -18,11 +18,13 @@ from ..priors import pooled_mean
 def ordered_pairs(
     n_videos: int, # V
     n_views: int,  # K
+    device: str|torch.device = 'cpu', # Where they are computed
 ) -> tuple[Tensor, Tensor]: # (P,) and (P,) indices into the V·K clips: where the way starts, and where it turns
     "All V(V-1)K² ordered pairs of clips of different videos (SPEC B.4); raises `ValueError` for fewer than 2 videos."
     if n_videos < 2: raise ValueError(f'cycles go between videos: a batch takes at least 2, not {n_videos}')
-    video = torch.arange(n_videos).repeat_interleave(n_views)
-    return (video[:, None] != video).nonzero().unbind(1)
+    i, j = torch.arange(n_videos*n_views, device=device)[:, None], torch.arange((n_videos - 1)*n_views, device=device)
+    own = i//n_views*n_views  # first clip of the video of i, whose clips are passed over
+    return i.expand(-1, len(j)).flatten(), (j + n_views*(j >= own)).flatten()
 
 # %% ../../nbs/52_losses.tcc.ipynb #fea2acbc
 SIMILARITIES = ('l2', 'cosine')
@@ -99,7 +101,7 @@ def tcc(
     if not temperature > 0: raise ValueError(f'temperature is {temperature}; valid: above 0')
     if n_cycles is not None and n_cycles < 1: raise ValueError(f'n_cycles is {n_cycles}; valid: at least 1, or None for all')
     (V, K, T), device = embs.shape[:3], embs.device
-    i, j = (p.to(device) for p in ordered_pairs(V, K))
+    i, j = ordered_pairs(V, K, device)
     m = mask.flatten(0, 1)
     z = torch.where(m[..., None], embs.flatten(0, 1), 0.)
     times = (steps.to(z.dtype) / (seq_lens[:, None, None] if normalize else 1)).flatten(0, 1)

@@ -18,9 +18,10 @@ from ..propagation import cross_pairs
 
 # %% ../../nbs/54_losses.vava.ipynb #1ced5c7b
 def consistency_weight(
-    step: int, # s ≥ 0, training steps done
-) -> float: # φ in [0.001, 0.999]
+    step: int|Tensor, # s ≥ 0, training steps done; a scalar tensor is not brought to the host
+) -> float|Tensor: # φ in [0.001, 0.999]
     "How much the prior trusts the diagonal, against the most similar frame (VAVA, vava.py; SPEC B.6.4)."
+    if isinstance(step, Tensor): return (.999**(step + 1).to(_wide(step.device)).sqrt().floor()).clamp(.001, .999)
     return min(max(.999**isqrt(step + 1), .001), .999)
 
 # %% ../../nbs/54_losses.vava.ipynb #3c177a9b
@@ -28,7 +29,7 @@ def transport_priors(
     nearest: Tensor,      # (P, T) int, for each frame of x the index of the most similar frame of y, from 0
     n_x: Tensor,          # (P,) valid frames n of x
     n_y: Tensor,          # (P,) valid frames m of y
-    phi: float,           # φ, as `consistency_weight`
+    phi: float|Tensor,    # φ, as `consistency_weight`
     delta: float = 2.,    # δ > 0, deviation of the Gaussian
     lambda1: float = 1.,  # Weight of S, here times n + m
     variant: str = 'corrected', # 'corrected', or 'released': the column left of the most similar frame
@@ -69,7 +70,7 @@ def transport(
     cost: Tensor,        # (P, T, T) squared distances D between the frames of two clips
     mask_x: Tensor,      # (P, T) bool, valid rows, prefixes
     mask_y: Tensor,      # (P, T) bool, valid columns, prefixes
-    phi: float,          # φ, as `consistency_weight`
+    phi: float|Tensor,   # φ, as `consistency_weight`
     zeta: float = 0.5,   # ζ, cost of a virtual frame
     delta: float = 2.,   # As `transport_priors`
     lambda1: float = 1., # As `transport_priors`
@@ -114,7 +115,7 @@ def vava(
     steps: Tensor,        # (V, K, T) frame indices; not used by this loss
     seq_lens: Tensor,     # (V,) lengths of the videos; not used by this loss
     mask: Tensor,         # (V, K, T) bool, prefixes
-    step: int = 0,        # Training steps done, for φ
+    step: int|Tensor = 0, # Training steps done, for φ
     variant: str = 'corrected', # 'corrected', or 'released' as the authors' file reads
     zeta: float = 0.5,    # ζ, cost of a virtual frame
     delta: float = 2.,    # δ > 0, deviation of the prior, in diagonals
@@ -129,7 +130,7 @@ def vava(
     "VAVA: optimal transport with temporal priors (vava.py; SPEC B.6); raises `ValueError` for fewer than 2 videos or another `variant`."
     check_choice('variant', variant, ('corrected', 'released'))
     if len(embs) < 2: raise ValueError(f'aligning takes at least 2 videos a batch, not {len(embs)}')
-    rows, columns = (i.to(embs.device) for i in cross_pairs(*embs.shape[:2]))
+    rows, columns = cross_pairs(*embs.shape[:2], device=embs.device)
     mask = mask.flatten(0, 1)
     z = embs.flatten(0, 1).masked_fill(~mask[..., None], 0.)
     dims = z.shape[-1] if variant == 'released' else 1  # there a mean over dimensions, except in the transport
@@ -158,6 +159,6 @@ class VAVA(nn.Module):
         seq_lens: Tensor, # As `vava`
         mask: Tensor,     # As `vava`
     ) -> Tensor: # Scalar
-        value = vava(embs, steps, seq_lens, mask, step=int(self.step), **self.settings)
+        value = vava(embs, steps, seq_lens, mask, step=self.step, **self.settings)
         if self.training: self.step += 1
         return value
