@@ -10,7 +10,7 @@ import common  # first: it sets the number of threads
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lrprop.align import align
 from lrprop.checkpoint import load_encoder
-from lrprop.core import Batch, Video, rng_at, seed_torch_at
+from lrprop.core import Video, rng_at, seed_torch_at
 from lrprop.dtw import cost_matrix, dtw_matrix
 from lrprop.encoder import Encoder
 from lrprop.evaluate import embed_trained
@@ -58,64 +58,73 @@ def mass_near(log_p: Tensor, near: Tensor) -> Tensor: # (…, T_B)
     return torch.where(near, log_p.exp(), 0.).sum(-1)
 
 
-def _pairs(batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
-    "Which clips hold the anchors and which the candidates: both orders of all pairs that training takes."
-    V, K = batch.mask.shape[:2]
-    b, a = cross_pairs(V, K)
-    clips = torch.arange(V*K).view(V, K)
-    own = [(int(clips[v, i]), int(clips[v, j])) for v in range(V) for i in range(K) for j in range(K) if i != j]
-    return dict(cross=(torch.cat([b, a]), torch.cat([a, b])), same=tuple(torch.tensor(own).T))
+@dataclass(frozen=True)
+class Clips:
+    "The clips of a batch, and the truth about its pairs of clips."
+    frames: Tensor    # (N, T, d)
+    steps: Tensor     # (N, T)
+    mask: Tensor      # (N, T)
+    progress: Tensor  # (N, T, 1) exact clock
+    pairs: dict[str, tuple[Tensor, Tensor]]  # 'cross' and 'same' (video): clips of the anchors, clips of the candidates
+    near: dict[str, Tensor]  # (P, T, T) bool, valid candidates near the truth, as `near_truth`
+
+
+def _pairs(V: int, K: int) -> dict[str, tuple[Tensor, Tensor]]:
+    "Both orders of all pairs of clips that LRProp compares."
+    (b, a), video = cross_pairs(V, K), torch.arange(V*K)//K
+    same = (video[:, None] == video) & ~torch.eye(V*K, dtype=torch.bool)
+    return dict(cross=(torch.cat([b, a]), torch.cat([a, b])), same=same.nonzero().unbind(1))
+
+
+def draw_clips(videos: Sequence[Video], e: Experiment, rng: np.random.Generator) -> Clips:
+    "A batch as training samples it."
+    batch = sample_batch(videos, e.n_frames, e.n_views, rng, sampler=e.sampler, block_base=e.block_base)
+    frames, steps, mask = (x.flatten(0, 1) for x in (batch.frames, batch.steps, batch.mask))
+    clocks, pairs = [v.progress for v in videos for _ in range(e.n_views)], _pairs(len(videos), e.n_views)
+    near = {kind: torch.stack([near_truth(steps[b], steps[a], clocks[b], clocks[a], e.sigma2**.5) & mask[a] for b, a in zip(*p)]) for kind, p in pairs.items()}
+    return Clips(frames, steps, mask, torch.stack([torch.from_numpy(c[s]) for c, s in zip(clocks, steps)])[..., None], pairs, near)
 
 
 class Watched:
-    "Clips of training videos, drawn once as training draws them, with the truth about every pair of clips."
+    "Clips of training videos, drawn once, and where priors and similarities put their mass on them."
 
     def __init__(self, videos: Sequence[Video], e: Experiment, c: Config):
-        self.e, self.batches = e, []
-        clocks = {v.name: v.progress for v in videos}
-        for k in range(c.n_rounds):
-            for i, group in enumerate(epoch_groups(videos, e.n_videos, rng_at(c.seed, 'watched', k))):
-                batch = sample_batch(group, e.n_frames, e.n_views, rng_at(c.seed, 'watched', k, i), sampler=e.sampler, block_base=e.block_base)
-                pairs, steps = _pairs(batch), batch.steps.flatten(0, 1)
-                clock = [clocks[name] for name in batch.names for _ in range(e.n_views)]
-                near = {kind: torch.stack([near_truth(steps[b], steps[a], clock[b], clock[a], e.sigma2**.5) for b, a in zip(*(x.tolist() for x in p))]) for kind, p in pairs.items()}
-                progress = torch.stack([torch.from_numpy(p[s]) for p, s in zip(clock, steps)])[..., None]
-                self.batches.append((batch, pairs, near, progress))
-        self.n_pairs = sum(len(p['cross'][0]) for _, p, _, _ in self.batches)
-        unanswered = [~(near['cross'] & b.mask.flatten(0, 1)[p['cross'][1]][:, None]).any(-1)[b.mask.flatten(0, 1)[p['cross'][0]]] for b, p, near, _ in self.batches]
-        self.unanswered = float(torch.cat(unanswered).float().mean())  # share of anchors without a candidate near the truth
+        self.e = e
+        groups = [epoch_groups(videos, e.n_videos, rng_at(c.seed, 'watched', k)) for k in range(c.n_rounds)]
+        self.batches = [draw_clips(group, e, rng_at(c.seed, 'watched', k, i)) for k, of in enumerate(groups) for i, group in enumerate(of)]
+        self.n_pairs = sum(len(x.near['cross']) for x in self.batches)
+        self.unanswered = float(torch.cat([~x.near['cross'].any(-1)[x.mask[x.pairs['cross'][0]]] for x in self.batches]).float().mean())  # share of anchors without a candidate near the truth
 
-    def _mean(self, name: str, log_p, kind: str = 'cross') -> dict[str, float]:
-        "Mass near the truth of `log_p(batch, steps, mask, anchors' clips, candidates' clips, progress)`: mean over all anchors, and over those that have a candidate near the truth."
+    def _mass(self, name: str, log_p: Callable[[Clips, Tensor, Tensor], Tensor], kind: str = 'cross') -> dict[str, float]:
+        "Mass near the truth of `log_p(clips, b, a)`: mean over all anchors, and over those that have a candidate near the truth."
         shares, answerable = [], []
-        for batch, pairs, near, progress in self.batches:
-            steps, mask, (b, a) = batch.steps.flatten(0, 1), batch.mask.flatten(0, 1), pairs[kind]
-            found = near[kind] & mask[a][:, None]
-            shares.append(mass_near(log_p(batch, steps, mask, b, a, progress), found)[mask[b]])
-            answerable.append(found.any(-1)[mask[b]])
+        for x in self.batches:
+            b, a = x.pairs[kind]
+            shares.append(mass_near(log_p(x, b, a), x.near[kind])[x.mask[b]])
+            answerable.append(x.near[kind].any(-1)[x.mask[b]])
         shares, answerable = torch.cat(shares), torch.cat(answerable)
         return {name: float(shares.mean()), f'{name}_answerable': float(shares[answerable].mean())}
 
-    def _along(self, x: Tensor, steps: Tensor, mask: Tensor, b: Tensor, a: Tensor) -> Tensor:
-        "The prior propagated along the DTW path of `x` (clips, T, d)."
-        path = dtw_matrix(cost_matrix(x[b], x[a], self.e.kind), torch.stack([mask[b].sum(-1), mask[a].sum(-1)], -1))
-        return log_propagated_prior(path, steps[b], mask[a], self.e.sigma2)
+    def _along(self, x: Clips, b: Tensor, a: Tensor, z: Tensor) -> Tensor:
+        "The prior propagated along the DTW path of `z` (N, T, d)."
+        path = dtw_matrix(cost_matrix(z[b], z[a], self.e.kind), torch.stack([x.mask[b].sum(-1), x.mask[a].sum(-1)], -1))
+        return log_propagated_prior(path, x.steps[b], x.mask[a], self.e.sigma2)
 
     def bounds(self) -> dict[str, float]:
-        "What does not depend on the encoder."
-        def same(_, steps, mask, b, a, __): return log_prior(steps[b], steps[a], mask[a], self.e.sigma2)
-        def oracle(_, steps, mask, b, a, progress): return self._along(progress, steps, mask, b, a)
-        def diagonal(_, steps, mask, b, a, __): return self._along((torch.arange(mask.shape[1])/(mask.sum(-1, keepdim=True) - 1)).double()[..., None], steps, mask, b, a)
-        def uniform(_, steps, mask, b, a, __): return torch.where(mask[a], 0., -torch.inf).log_softmax(-1)[:, None].expand(-1, mask.shape[1], -1)
-        return self._mean('same_video', same, 'same') | self._mean('oracle', oracle) | self._mean('diagonal', diagonal) | self._mean('uniform', uniform)
+        "What does not depend on the encoder: the prior of the same video, of the true path, of the straight diagonal, and no prior at all."
+        def same(x, b, a): return log_prior(x.steps[b], x.steps[a], x.mask[a], self.e.sigma2)
+        def oracle(x, b, a): return self._along(x, b, a, x.progress)
+        def diagonal(x, b, a): return self._along(x, b, a, (torch.arange(x.mask.shape[1])/(x.mask.sum(-1, keepdim=True) - 1)).double()[..., None])
+        def uniform(x, b, a): return torch.where(x.mask[a], 0., -torch.inf).log_softmax(-1)[:, None].expand_as(x.near['cross'])
+        return self._mass('same_video', same, 'same') | self._mass('oracle', oracle) | self._mass('diagonal', diagonal) | self._mass('uniform', uniform)
 
     @torch.no_grad()
     def __call__(self, encoder: Encoder) -> dict[str, float]:
-        "Of an encoder in evaluation mode: its propagated prior, and its own similarities (eq. 1), which are pulled towards it."
-        seen = {id(batch): encoder.project(encoder(batch.frames.flatten(0, 1), batch.mask.flatten(0, 1))) for batch, *_ in self.batches}
-        def propagated(batch, steps, mask, b, a, _): return self._along(seen[id(batch)], steps, mask, b, a)
-        def similarity(batch, _, mask, b, a, __): return log_similarity(seen[id(batch)][b], seen[id(batch)][a], mask[a], self.e.temperature)
-        return self._mean('propagated', propagated) | self._mean('similarity', similarity)
+        "Of an encoder in evaluation mode: its propagated prior, and its own similarities (eq. 1), which the loss pulls towards it."
+        seen = {id(x): encoder.project(encoder(x.frames, x.mask)) for x in self.batches}
+        def propagated(x, b, a): return self._along(x, b, a, seen[id(x)])
+        def similarity(x, b, a): return log_similarity(seen[id(x)][b], seen[id(x)][a], x.mask[a], self.e.temperature)
+        return self._mass('propagated', propagated) | self._mass('similarity', similarity)
 
 
 def propagation(c: Config) -> dict:
