@@ -66,7 +66,7 @@ class DataSet:
     images: bool = True                                            # Whether frames are images rather than feature vectors
     named_by_root: bool = False                                    # Whether runs are called after the folder rather than the action
 
-_mild = dict(augment='mild', n_views=1)
+_mild, _lrprop = dict(augment='mild', n_views=1), ('lambda1', 'lambda2', 'sigma2', 'temperature', 'gamma', 'kind', 'sdtw_norm')
 METHODS = {
     'sal': Method(SAL, output='raw', sampler='offset_uniform', **_mild),
     'tcn': Method(tcn, output='raw', sampler='positive_pairs', **_mild),
@@ -74,8 +74,9 @@ METHODS = {
     'lav': Method(lav, ('gamma',), output='embedding', sampler='segment_uniform', **_mild),
     'vava': Method(VAVA, output='embedding', sampler='offset_uniform', **_mild, own=vava),
     'scl': Method(scl, ('sigma2', 'temperature')),
-    'lrprop': Method(lrprop, ('lambda1', 'lambda2', 'sigma2', 'temperature', 'gamma', 'kind', 'sdtw_norm')),
+    'lrprop': Method(lrprop, _lrprop),
     'gta': Method(gta, output='embedding', sampler='offset_uniform', **_mild),
+    'lrprop_crop': Method(partial(lrprop, pairs='diagonal', reach=9.), _lrprop, sampler='random_clip'),  # ours, not the paper's
 }
 UNTRAINED = {'chance': embed_chance, 'time': embed_time, 'frozen': embed_frozen}  # Rows to read every score beside
 
@@ -119,7 +120,7 @@ FINETUNED = {f'resnet50_{w}': w for w in ('byol', 'imagenet', 'random')}  # back
 @dataclass(frozen=True)
 class Experiment:
     "One run: a method, a data set, and every number that matters."
-    method: str = 'lrprop'         # sal, tcn, tcc, lav, vava, scl, lrprop or gta; or chance, time, frozen, which train nothing
+    method: str = 'lrprop'         # sal, tcn, tcc, lav, vava, scl, lrprop, gta or lrprop_crop; or chance, time, frozen, which train nothing
     options: tuple[str, ...] = ()  # Settings of the method's loss that have no field here: 'variant=classification'
     output: str|None = None        # Vector the loss sees, as `batch_loss`; None = the method's
     sampler: str|None = None       # How frames are drawn, as `sample_batch`; None = the method's

@@ -88,6 +88,7 @@ def phase_progression(
     train_embs: Sequence[np.ndarray],   # One (T_i, d) array per training video
     train_labels: Sequence[np.ndarray], # Their phases
     n_phases: int|None = None,          # Number of phases of the action; None: the highest label of either split, plus 1
+    targets: Sequence[np.ndarray]|None = None, # (T_i, n_phases-1) per validation video, of its labelled frames, where they are not those of its labels: a clip cut from a longer video
 ) -> float: # Mean R² over targets, at most 1
     "Does time to the key events grow linearly with the embedding? (SPEC C.2)"
     embs, labels = drop_unlabelled(embs, labels)
@@ -96,8 +97,10 @@ def phase_progression(
     n_phases = seen if n_phases is None else n_phases
     if n_phases < max(2, seen): raise ValueError(f'{n_phases} phases, but labels reach {seen - 1}; valid: at least {max(2, seen)}')
     target = lambda ls: np.concatenate([progression_targets(l, n_phases) for l in ls])
+    if targets is not None and [np.shape(t) for t in targets] != [(len(l), n_phases - 1) for l in labels]:
+        raise ValueError(f'targets of shapes {[np.shape(t) for t in targets]}; valid: {[(len(l), n_phases - 1) for l in labels]}')
     model = LinearRegression().fit(np.concatenate(train_embs), target(train_labels))
-    return float(model.score(np.concatenate(embs), target(labels)))
+    return float(model.score(np.concatenate(embs), target(labels) if targets is None else np.concatenate(targets)))
 
 # %% ../nbs/61_metrics.ipynb #408be449
 @njit(cache=True, nogil=True, error_model='numpy')

@@ -66,11 +66,20 @@ def same_video_loss(
     mask: Tensor,               # (V, K, T) bool
     sigma2: float = 10.,        # Variance of the prior, in frames²
     temperature: float = 0.1,   # Softmax temperature of the similarity
+    reach: float|None = None,   # Frames; an anchor with no candidate so near does not count. None = all count
 ) -> Tensor: # Scalar, pooled over the anchors of all ordered pairs of different views
-    "Contrast of the views of each video with each other (eqs. 3, 4); raises `ValueError` for fewer than 2 views."
+    "Contrast of the views of each video with each other (eqs. 3, 4); raises `ValueError` for fewer than 2 views, or a negative reach."
     n_views = embs.shape[1]
     if n_views < 2: raise ValueError(f'contrasting views takes at least 2 a video, not {n_views}')
+    if reach is not None and not reach >= 0: raise ValueError(f'reach must be at least 0 frames, not {reach}')
     b, a = _other_views(n_views, embs.device)
     log_p = log_prior(steps[:, b], steps[:, a], mask[:, a], sigma2)
     log_q = log_similarity(embs[:, b], embs[:, a], mask[:, a], temperature)
-    return pooled_mean(kl_per_anchor(log_p, log_q), mask[:, b])
+    counted = mask[:, b]
+    if reach is not None: counted = counted & (_gaps(steps[:, b], steps[:, a], mask[:, a]) <= reach)
+    return pooled_mean(kl_per_anchor(log_p, log_q), counted)
+
+def _gaps(anchor_times: Tensor, candidate_times: Tensor, mask: Tensor) -> Tensor:
+    "(…, T_B) frames from each anchor to the nearest valid candidate."
+    gaps = (anchor_times.unsqueeze(-1) - candidate_times.unsqueeze(-2)).abs().float()
+    return gaps.masked_fill(~mask.unsqueeze(-2), torch.inf).amin(-1)

@@ -95,11 +95,12 @@ def lrprop(
     pairs: str = 'all',        # 'all', 'diagonal', 'one' or 'ordered', as `cross_pairs` (DECIDE-5)
     regularizer: str = 'none', # 'none', 'divergence' or 'idm', as `alignment_cost` (DECIDE-4)
     split: bool = False,       # Two vectors a frame, side by side: similarities by the first, alignment by the second (DECIDE-6)
+    reach: float|None = None,  # Anchors of L_Same that count, as `same_video_loss`
     parts: bool = False,       # Return the weighted terms by name instead of their sum
 ) -> Tensor|dict[str, Tensor]: # Scalar; with `parts`, scalars that add up to it
     "The LRProp loss of a batch (eq. 12); raises `ValueError` for gamma ≤ 0, fewer than 2 views or an unknown option."
     embs, align_embs = _two_vectors(embs, split)
-    same = same_video_loss(embs, steps, mask, sigma2, temperature)
+    same = same_video_loss(embs, steps, mask, sigma2, temperature, reach)
     prop, sdtw = cross_video_losses(embs, steps, mask, sigma2, temperature, gamma, kind, sdtw_norm, pairs, regularizer, seq_lens, align_embs)
     terms = dict(same=same, prop=lambda1*prop, sdtw=lambda2*sdtw)
     return terms if parts else sum(terms.values())

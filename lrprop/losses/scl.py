@@ -18,6 +18,7 @@ def scl(
     mask: Tensor,             # (V, K, T) bool
     sigma2: float = 10.,      # Variance of the prior in time, in frames²
     temperature: float = 0.1, # Softmax temperature of the similarity
+    reach: float|None = None, # Anchors that count, as `same_video_loss`
 ) -> Tensor: # Scalar
     "Sequence contrastive loss (CARL, algos/scl.py; LRProp eq. 4); raises `ValueError` for fewer than 2 views."
-    return same_video_loss(embs, steps, mask, sigma2, temperature)
+    return same_video_loss(embs, steps, mask, sigma2, temperature, reach)
