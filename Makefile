@@ -37,6 +37,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/losses.py
+	$(BIN)/python benchmarks/long.py
 
 bench-data: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/peers.py
