@@ -90,3 +90,17 @@ def test_errors_end_in_one_line(world):
     call('export', world/'run', '--out', world/'features.onnx', '--takes', 'features')
     call('embed', world/'some', '--model', world/'features.onnx', '--out', world/'third', '--on-error', 'skip', '--device', 'cpu')
     assert np.abs(np.load(world/'third/good.npy') - np.load(world/'some_embs/good.npy')).max() < 1e-4
+
+
+def test_a_training_on_images(world):
+    "Trained with its backbone: run and file embed alike, without the weights of any other network."
+    call('train', '--dataset', 'folder', '--root', world/'clips', '--finetune', '--backbone', 'resnet50_random', '--image-size', 32, '--n-frames', 4, '--n-epochs', 1, '--method', 'scl', '--device', 'cpu', '--out', world/'tuned')
+    assert 'takes images' in call('export', world/'tuned', '--out', world/'tuned.onnx', '--takes', 'features', status=1)
+    said = call('export', world/'tuned', '--out', world/'tuned.onnx')
+    assert 'frames (N, T, H, W, 3) uint8' in said and float(said.split('by ')[1].split(' ')[0]) < 1e-4
+    (world/'two').mkdir()
+    for name in ('0.mp4', '3.mp4'): (world/'two'/name).write_bytes((world/'clips'/name).read_bytes())
+    for model, out in (('tuned', 'tuned_by_run'), ('tuned.onnx', 'tuned_by_file')): call('embed', world/'two', '--model', world/model, '--out', world/out, '--device', 'cpu')
+    for name in ('0.npy', '3.npy'):
+        run, file = (np.load(world/f'tuned_by_{by}'/name) for by in ('run', 'file'))
+        assert run.shape[1] == 128 and np.abs(run - file).max() < 1e-4 and run.std(0).max() > 1e-3

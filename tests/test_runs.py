@@ -16,7 +16,7 @@ from lrprop.cli import main
 from lrprop.video import VideoFile, write_video
 
 PENN = Path(__file__).parent.parent.parent/'shared/data/penn_action'
-METRICS = {'tau', 'progress', 'ap@5', 'ap@10', 'ap@15', 'svm@10', 'svm@25', 'svm@50', 'svm@100', 'linear@10', 'linear@25', 'linear@50', 'linear@100', 'dtw_accuracy'}
+METRICS = {'tau', 'progress', *(f'ap@{k}' for k in (1, 5, 10, 15, 20, 25, 30)), *(f'{c}@{p}' for c in ('svm', 'linear') for p in (5, 10, 25, 50, 75, 100)), 'dtw_accuracy'}
 
 
 @pytest.fixture(autouse=True)
