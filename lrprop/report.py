@@ -80,7 +80,7 @@ def plot_fall(
         _limit(ax, whole.index, x.to_numpy(float))
     return figure
 
-# %% ../nbs/83_report.ipynb #7f76cfff
+# %% ../nbs/83_report.ipynb #0a89c6a5
 def compare(
     mean: pd.DataFrame,   # As `summarise`
     std: pd.DataFrame,    # As `summarise`
@@ -106,15 +106,15 @@ def compare(
 
 def judge(
     compared: pd.DataFrame, # Of `compare`
-) -> str: # better, equal within seed noise, mixed, worse, or not known
-    "A comparison in a word: better is above somewhere and below nowhere. A metric that is not known does not count."
-    above, below = ((compared.verdict == v).any() for v in ('above', 'below'))
-    if (compared.verdict == 'unknown').all(): return 'not known'
-    return 'mixed' if above and below else 'better' if above else 'worse' if below else 'equal within seed noise'
+) -> str: # clearly better, partly better, equal within seed noise, mixed, worse, or not known
+    "A comparison in a word: better is above somewhere and below nowhere, clearly so on more than half of the metrics. A metric that is not known does not count."
+    above, below, known = (compared.verdict == 'above').sum(), (compared.verdict == 'below').sum(), (compared.verdict != 'unknown').sum()
+    if not known: return 'not known'
+    return 'mixed' if above and below else 'clearly better' if above > known/2 else 'partly better' if above else 'worse' if below else 'equal within seed noise'
 
 def in_words(
     compared: pd.DataFrame, # Of `compare`
-) -> str: # Markdown: “*better*: above on 3 of 5 (tau +1.2, …), within seed noise on 2 of 5 (…)”; “not run” if so
+) -> str: # Markdown: “*clearly better*: above on 3 of 5 (tau +1.2, …), within seed noise on 2 of 5 (…)”; “not run” if so
     "A comparison as a phrase, its numbers in points."
     said = []
     single = (compared.verdict == 'unknown') & compared.difference.notna()
@@ -154,7 +154,7 @@ def falls_markdown(
     lines = ['| | ' + ' | '.join(columns) + ' | mean of shares | above time, whole | above time, clip |', '|:--|' + '--:|'*(len(columns) + 3)]
     for row, f in fall.iterrows(): lines.append(f'| {row} | ' + ' | '.join('—' if np.isnan(v) else f'{v:+.1f}' for v in (*f, mean[row])) + f' | {above(whole, row)} | {above(clip, row)} |')
     ranked = mean.drop([r for r in UNTRAINED if r in mean]).dropna().sort_values()
-    said = '' if len(ranked) < 2 else f'Of the methods that learn, *{ranked.index[-1]}* falls least ({ranked.iloc[-1]:+.1f} on the mean of {", ".join(shares)}) and *{ranked.index[0]}* most ({ranked.iloc[0]:+.1f})' + (f'; *time* falls by {mean["time"]:+.1f}' if pd.notna(mean.get('time')) else '') + '. '
+    said = '' if len(ranked) < 2 else f'Of the methods that learn, *{ranked.index[-1]}* falls least ({ranked.iloc[-1]:+.1f} on the mean of {", ".join(shares)}) and *{ranked.index[0]}* most ({ranked.iloc[0]:+.1f})' + (f'; *time*: {mean["time"]:+.1f}' if pd.notna(mean.get('time')) else '') + '. '
     if 'progress' in columns: said += 'Progress is an $R^2$, which has no lower bound, and stands outside that mean: it is the score that asks where in the whole action a frame is, which a clip hides most.'
     return '\n'.join(lines) + '\n\n' + said
 
