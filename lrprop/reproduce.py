@@ -15,7 +15,7 @@ import torch
 
 from .experiments import UNTRAINED
 from .parallel import Failure, each
-from .runs import run, write_json
+from .runs import read_json, run, write_json
 from .tables import Entry, entries, find_record
 from .watch import Watch
 
@@ -43,9 +43,9 @@ def plan(
 ) -> tuple[list[tuple[Entry, float|None]], int]: # What is missing with its estimate, cheapest first; how many have a record
     "What of a table is still to be run; raises `ValueError` for a file of another run, as `find_record`."
     there = [(e, find_record(e, results)) for e in found]
-    records = [r for _, r in there if r]
+    records = [read_json(f) for data in {e.data for e in found} for f in sorted((results/data).rglob('*.json'))]
     missing = [(e, estimate(e, records)) for e, r in there if not r]
-    return sorted(missing, key=lambda m: (m[1] is None, m[1])), len(records)
+    return sorted(missing, key=lambda m: (m[1] is None, m[1])), len(found) - len(missing)
 
 def describe_plan(
     missing: Sequence[tuple[Entry, float|None]], # As `plan`
@@ -56,7 +56,7 @@ def describe_plan(
     def span(s): return 'unknown' if s is None else f'{s:.0f} s' if s < 100 else f'{s/60:.0f} min' if s < 6000 else f'{s/3600:.1f} h'
     known = [s for _, s in missing if s is not None]
     lines = [f'{n_done} of {n_done + len(missing)} runs have a record'] + [f'  {e.name:60s} {span(s)}' for e, s in missing]
-    if missing: lines.append(f'estimated: {span(sum(known)) if known else "unknown"} of one process' + f', {span(sum(known)/n_jobs)} of {n_jobs}'*(n_jobs > 1 and bool(known)) + f'; {len(missing) - len(known)} of unknown length'*(0 < len(known) < len(missing)))
+    if known: lines.append(f'estimated: {span(sum(known))} of one process' + f', {span(sum(known)/n_jobs)} of {n_jobs}'*(n_jobs > 1) + f'; {len(missing) - len(known)} of unknown length'*(len(known) < len(missing)))
     return '\n'.join(lines)
 
 # %% ../nbs/83_reproduce.ipynb #6046333c

@@ -122,7 +122,8 @@ open(f"{sys.argv[1]}/{os.environ['RANK']}.json", 'w').write(json.dumps(seen))
 assert len(stopped_and_resumed(train_on_images, f'{sys.argv[1]}/stopped.pt', 3)) == 2
 '''
     launch(torchrun(program(tmp_path, body), tmp_path))
-    assert largest_difference(tmp_path/'alone.pt', tmp_path/'two.pt') < 1e-9 and largest_difference(tmp_path/'two.pt', tmp_path/'stopped.pt') == 0
+    assert largest_difference(tmp_path/'two.pt', tmp_path/'stopped.pt') == 0
+    assert largest_difference(tmp_path/'alone.pt', tmp_path/'two.pt') < 1e-8  # of steps of 1e-3; Adam divides by a gradient's own size, so the rounding of the smallest shows (1.4e-9 seen with two threads)
     alone, two = (torch.load(tmp_path/f'{n}.pt', weights_only=True)['optimizer']['state'] for n in ('alone', 'two'))
     assert max(((alone[k]['exp_avg'] - two[k]['exp_avg']).abs().max()/alone[k]['exp_avg'].abs().max().clamp(min=1e-9)).item() for k in alone) < 1e-6  # means of the gradients
     changed = {n for n, x in torch.load(tmp_path/'two.pt', weights_only=True)['encoder'].items() if n.startswith('backbone') and not torch.equal(x, PaperBackbone().double().state_dict()[n.removeprefix('backbone.')])}
