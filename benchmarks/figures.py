@@ -11,7 +11,7 @@ import common  # first: it sets the number of threads
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from lrprop.evaluate import embed_trained
 from lrprop.experiments import Experiment, load_videos, make_loss, resolve
 from lrprop.priors import log_prior, log_similarity
 from lrprop.propagation import cross_pairs, log_propagated_prior
-from lrprop.runs import provenance, read_json
+from lrprop.runs import experiment_of, provenance, read_json
 from lrprop.sampling import epoch_groups, sample_batch
 from lrprop.trainer import fit
 
@@ -153,7 +153,7 @@ def _clip_pair(videos: Sequence[Video], encoder: Encoder, e: Experiment, c: Conf
 def aligned(folder: Path, c: Config) -> tuple[str, dict]: # Name of the record, and the record
     "Align the first validation video with those that follow, by the encoder of a run."
     config, result = read_json(folder/'config.json'), read_json(folder/'result.json')
-    e = Experiment(**{f.name: config[f.name] for f in fields(Experiment) if f.name in config})
+    e = experiment_of(config)
     encoder, videos = load_encoder(folder/'checkpoint.safetensors'), load_videos(replace(e, n_variants=0))
     query, *others = [v for v in videos if v.split == 'val'][:1 + c.n_others]
     embed = embed_trained(encoder)

@@ -47,12 +47,19 @@ class Alignment:
         "(n,) cost of every step of the path."
         return self.cost[self.path[:, 0], self.path[:, 1]]
 
-    def warp(self) -> np.ndarray: # (Tx,) int64
-        "For each frame of x its frame of y: the middle of its partners."
+    def partners(self) -> np.ndarray: # (Tx,) int64
+        "For each frame of x its frame of y: the middle of its partners; -1 for a frame that the path leaves out."
         x, y = self.path.T
-        frames = np.arange(len(self.cost))
-        first, last = np.searchsorted(x, frames), np.searchsorted(x, frames, 'right') - 1
-        return (y[first] + y[last]) // 2
+        found = np.full(len(self.cost), -1)
+        frames, first, n = np.unique(x, return_index=True, return_counts=True)
+        found[frames] = (y[first] + y[first + n - 1]) // 2
+        return found
+
+    def warp(self) -> np.ndarray: # (Tx,) int64
+        "`partners` of a path through all frames of x; `ValueError` that names the first frame left out."
+        found = self.partners()
+        if (found < 0).any(): raise ValueError(f'frame {(found < 0).argmax()} of {self.name_x} has no partner in {self.name_y}; partners() tells which have')
+        return found
 
     def to_csv(self,
         path: str|Path,      # File to write; its folder must exist
@@ -127,12 +134,16 @@ def _panel(video: Video, image: np.ndarray, frame: int, height: int) -> np.ndarr
         draw.text((2, height + _BAR + line*_LINE + 1), text, 'black', font)
     return np.asarray(canvas)
 
+def _images(video: Video, frames: np.ndarray) -> np.ndarray:
+    "Some frames (n, H, W, 3) of a video; `ValueError` for frames that are no uint8 images."
+    images = np.asarray(video.frames[frames])
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8: raise ValueError(f'{video.name}: frames are {images.dtype} of shape {images.shape}; valid: uint8 images (n, H, W, 3)')
+    return images
+
 def _panels(video: Video, frames: np.ndarray, height: int) -> list[np.ndarray]:
     "Panels of some frames; each is decoded and drawn once, however often it is asked for."
     unique, where = np.unique(frames, return_inverse=True)
-    images = video.frames[unique]
-    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8: raise ValueError(f'{video.name}: frames are {images.dtype} of shape {images.shape}; valid: uint8 images (n, H, W, 3)')
-    drawn = [_panel(video, image, k, height) for image, k in zip(images, unique.tolist())]
+    drawn = [_panel(video, image, k, height) for image, k in zip(_images(video, unique), unique.tolist())]
     return [drawn[w] for w in where]
 
 # %% ../nbs/70_align.ipynb #e75b2c50

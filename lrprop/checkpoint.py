@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'previous_checkpoint', 'save_tensors', 'save_checkpoint', 'DamagedFile', 'load_tensors', 'load_checkpoint',
            'check_same_config', 'resume_checkpoint', 'Terminated', 'noting_sigterm', 'deterministic', 'data_hash',
-           'save_encoder', 'load_encoder']
+           'save_encoder', 'encoder_file', 'load_encoder']
 
 # %% ../nbs/60_checkpoint.ipynb #1bf73370
 import hashlib
@@ -195,6 +195,12 @@ def _read_encoder(path: Path) -> tuple[dict, dict]:
         with safetensors.safe_open(path, 'pt') as file: return json.loads(file.metadata()['encoder']), {k: file.get_tensor(k) for k in file.keys()}
     except OSError: raise
     except Exception as e: raise DamagedFile(f'{path} is damaged, or holds no encoder of lrprop ({type(e).__name__}: {e})') from None
+
+def encoder_file(
+    folder: Path, # Of a run
+) -> Path|None: # None if there is none
+    "The file that `load_encoder` reads: the encoder's own, which a finished training leaves, else the checkpoint."
+    return next((f for f in (folder/'checkpoint.safetensors', folder/'checkpoint.pt') if f.is_file()), None)
 
 def load_encoder(
     path: Path, # A file of `save_encoder`, or the checkpoint of a run

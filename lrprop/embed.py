@@ -19,7 +19,7 @@ import torch
 
 from .backbone import BACKBONES, Backbone, PaperBackbone, center, load_backbone
 from .cache import cached_features
-from .checkpoint import load_encoder
+from .checkpoint import encoder_file, load_encoder
 from .core import FrameSource, Video, content_hash, is_left_over, pick_device, replacing
 from .dataset import INDEX, PreparedFrames, Row, _check_file, read_index
 from .encoder import Encoder
@@ -56,7 +56,7 @@ def load_run(
 ) -> Run:
     "A trained encoder with what belongs to it; raises `FileNotFoundError`, `ValueError` for what is damaged or does not go together; warns of a training that is not finished."
     path = Path(path)
-    file = path if path.is_file() else next((p for p in (path/'checkpoint.safetensors', path/'checkpoint.pt') if p.is_file()), None)
+    file = path if path.is_file() else encoder_file(path)
     if file is None: raise FileNotFoundError(f'{path}: holds no checkpoint.pt; expected the folder of lrprop train with a method that learns, or an .onnx file of lrprop export')
     if not (file.parent/'config.json').is_file(): raise FileNotFoundError(f'{file.parent}: holds no config.json, which says through which backbone the features came; expected the folder of lrprop train')
     if not (file.parent/'result.json').is_file(): warnings.warn(f'{file.parent}: the training is not finished; this is its last checkpoint')

@@ -120,6 +120,11 @@ class Encoder(nn.Module):
         return F.normalize(self.projection(embs.flatten(0, 1)), dim=-1).unflatten(0, embs.shape[:2])
 
 # %% ../nbs/21_encoder.ipynb #34a4934a
+def _check_finite(frames: Tensor, first: int = 0) -> None:
+    "`ValueError` that names a frame which is not finite; the first of these is frame `first`."
+    finite = frames.isfinite().flatten(1).all(1)
+    if not finite.all(): raise ValueError(f'frame {first + int((~finite).nonzero()[0])} holds a NaN or an infinity')
+
 @torch.no_grad()
 def embed_frames(
     encoder: Encoder,      # A trained encoder
@@ -127,8 +132,7 @@ def embed_frames(
     max_chunk: int = 1000, # Longest sequence embedded in one piece
 ) -> Tensor: # (L, emb_dim) float32 of length 1, on the encoder's device
     "Embed one whole video; raises `ValueError` if a frame is not finite."
-    finite = frames.isfinite().flatten(1).all(1)
-    if not finite.all(): raise ValueError(f'frame {int((~finite).nonzero()[0])} holds a NaN or an infinity')
+    _check_finite(frames)
     was_training = encoder.training
     encoder.eval()
     size = ceil(len(frames) / ceil(len(frames) / max_chunk))
@@ -144,8 +148,7 @@ def _fetch(encoder: Encoder, frames: FrameSource, start: int, stop: int, size: i
     for a in range(start, stop, size):
         got = frames[np.arange(a, min(a + size, stop))]
         got = torch.as_tensor(got) if transform is None else transform(got)
-        finite = got.isfinite().flatten(1).all(1)
-        if not finite.all(): raise ValueError(f'frame {a + int((~finite).nonzero()[0])} holds a NaN or an infinity')
+        _check_finite(got, a)
         parts.append(encoder.per_frame(got.to(device)))
     return torch.cat(parts)
 

@@ -21,18 +21,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .align import PHASE_COLORS, Alignment
+from .align import PHASE_COLORS, Alignment, _images
 from .core import Video, replacing
 from .viz import plot_aligned_frames
-
-# %% ../nbs/72_player.ipynb #60e630d5
-def _partners(alignment: Alignment) -> np.ndarray:
-    "(Tx,) frame of y for each frame of x: the middle of its partners as in `Alignment.warp`; -1 off the path."
-    x, y = alignment.path.T
-    partners = np.full(len(alignment.cost), -1)
-    frames, first, n = np.unique(x, return_index=True, return_counts=True)
-    partners[frames] = (y[first] + y[first + n - 1]) // 2
-    return partners
 
 # %% ../nbs/72_player.ipynb #ef7e1778
 _CHUNK = 64 # Frames decoded at a time
@@ -48,9 +39,7 @@ def _pictures(video: Video, frames: np.ndarray, height: int, quality: int, bar: 
     "Some frames of a video as JPEGs, and their width and height."
     jpegs, size = [], None
     for start in range(0, len(frames), _CHUNK):
-        images = np.asarray(video.frames[frames[start:start + _CHUNK]])
-        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-            raise ValueError(f'{video.name}: frames are {images.dtype} of shape {images.shape}; valid: uint8 images (n, H, W, 3)')
+        images = _images(video, frames[start:start + _CHUNK])
         h, w = images.shape[1:3]
         size = (max(1, round(w*min(1, height/h))), min(height, h))
         jpegs += [_jpeg(image, size, quality) for image in images]
@@ -102,7 +91,7 @@ def _content(videos: Sequence[Video], alignments: Sequence[Alignment], height: i
     "The record that lrprop/web/player.js reads, and the joined JPEGs of each video."
     _check(videos, alignments, height, quality, step)
     moments = np.arange(0, len(videos[0]), step)
-    partners = [moments, *(_partners(a)[moments] for a in alignments)]
+    partners = [moments, *(a.partners()[moments] for a in alignments)]
     needed = [np.unique(p[p >= 0]) for p in partners]
     records, blobs = [], []
     with tqdm(desc='pictures', total=sum(map(len, needed)), unit='frame', disable=not progress) as bar:
@@ -181,7 +170,7 @@ def _fallback(data: dict, blobs: Sequence[bytes], videos: Sequence[Video], align
     "What is shown where no widget runs: the page if it is small, else a picture."
     page = _page(data, blobs)
     if len(page) <= _EMBEDDED: return {'text/html': _frame(page, data['title'])}
-    whole = [Alignment(np.stack([np.arange(len(p)), p], 1), a.cost) for a in alignments for p in [np.maximum.accumulate(np.maximum(_partners(a), 0))]]
+    whole = [Alignment(np.stack([np.arange(len(p)), p], 1), a.cost) for a in alignments for p in [np.maximum.accumulate(np.maximum(a.partners(), 0))]]
     file = io.BytesIO()
     plot_aligned_frames(videos, whole).savefig(file, dpi=80)
     return {'image/png': base64.b64encode(file.getvalue()).decode()}

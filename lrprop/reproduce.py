@@ -29,7 +29,7 @@ def estimate(
     records: Sequence[dict],  # Of other runs
 ) -> float|None: # Seconds; None if nothing comparable has been run
     "How long a run may take, from the median of comparable records."
-    e, data = entry.experiment, entry.file.parts[0]
+    e = entry.experiment
     def alike(*keys):
         wanted = dict(method=e.method, action=e.action, dataset=e.dataset, preset=e.preset, finetune=e.finetune)
         return [r for r in records if all(r['config'].get(k, False) == wanted[k] for k in keys) and (r['config']['method'] in UNTRAINED) == (e.method in UNTRAINED)]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCORING', 'COLUMNS', 'write_json', 'read_json', 'provenance', 'record_config', 'claim_folder', 'check_folder',
-           'embedder', 'train', 'replay_run', 'run', 'scores_table', 'actions_table']
+           'embedder', 'train', 'experiment_of', 'replay_run', 'run', 'scores_table', 'actions_table']
 
 # %% ../nbs/81_runs.ipynb #bd9568d4
 import hashlib
@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from torch import nn
 from . import __version__
 from .augment import augmentation, eval_transform
 from .backbone import PaperBackbone
-from .checkpoint import check_same_config, data_hash, deterministic, load_encoder, load_tensors
+from .checkpoint import check_same_config, data_hash, deterministic, encoder_file, load_encoder, load_tensors
 from .core import Video, pick_device, replacing, seed_torch_at
 from .distributed import joined, n_processes, on_first, rank
 from .encoder import Encoder
@@ -143,13 +143,18 @@ def train(
             checkpoint_minutes=watch.checkpoint_minutes, on_collapse=watch.on_collapse, evaluate=score if watch.evaluate_every else None, evaluate_every=watch.evaluate_every)
     return encoder, history
 
+def experiment_of(
+    config: dict, # Of a record, a checkpoint, or a run folder's config.json
+) -> Experiment: # Without what is not recorded: where data and weights lie
+    "The experiment that a configuration is of; what it lacks is as by default."
+    return Experiment(**{f.name: config[f.name] for f in fields(Experiment) if f.name in config})
+
 def replay_run(
     path: Path, # A step that stopped a run: checkpoint.failed.pt in its folder
     device: torch.device|str = 'cpu', # Where to compute
 ) -> dict[str, float]: # Where it does not fail: as `replay`
     "Take the step again with the loss of its run; raises what stopped it."
-    config = load_tensors(path)['config']
-    experiment = Experiment(**{f.name: config[f.name] for f in fields(Experiment) if f.name in config})
+    experiment = experiment_of(load_tensors(path)['config'])
     return replay(path, make_loss(experiment), PaperBackbone() if experiment.finetune else None, device)
 
 def _scores(rows: dict[str, dict[str, float]], videos: Sequence[Video]) -> dict[str, dict]:
@@ -161,6 +166,7 @@ SCORING = 2  # Counts up when records get other scores; 2: the protocol random c
 
 def _scored(experiment: Experiment, embed: Embed, videos: Sequence[Video]) -> dict:
     "What a record says of scores, under both protocols, and of the code that scored."
+    embed = cache(embed)  # training videos are the same under both
     whole, clip = (evaluate_actions(embed, videos, label=f'{label} {experiment.method}', stride=stride_of(experiment), parts=parts)
                    for label, parts in (('score', None), ('random clip', random_parts(videos))))
     return _scores(whole, videos) | dict(random_clip=_scores(clip, videos), scoring=dict(version=SCORING, cuts_seed=0, commit=provenance('cpu')['commit']))
@@ -169,8 +175,7 @@ def _embed_of(experiment: Experiment, folder: Path, device: torch.device|str) ->
     "How a finished run embeds a video."
     if experiment.method == 'chance': return partial(embed_chance, seed=experiment.seed)
     if experiment.method in UNTRAINED: return UNTRAINED[experiment.method]
-    file = next((f for f in (folder/'checkpoint.safetensors', folder/'checkpoint.pt') if f.exists()), folder/'checkpoint.safetensors')
-    return embedder(experiment, load_encoder(file, PaperBackbone() if experiment.finetune else None, device=device))
+    return embedder(experiment, load_encoder(encoder_file(folder) or folder/'checkpoint.safetensors', PaperBackbone() if experiment.finetune else None, device=device))
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
