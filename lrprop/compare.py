@@ -74,7 +74,7 @@ def medoid(
     "The most ordinary clip."
     return int(distances.sum(1).argmin())
 
-# %% ../nbs/75_compare.ipynb #a8b576c8
+# %% ../nbs/75_compare.ipynb #20a0c431
 def _robust_z(values: np.ndarray, least: float) -> np.ndarray:
     "Distance from the median over the spread, which is the scaled median absolute deviation, or `least` if that is more."
     off = np.asarray(values, np.float64) - np.median(values)
@@ -105,9 +105,9 @@ class Comparison:
         off = np.concatenate(self.residuals) - np.concatenate(self.expected)
         return tuple(np.split(_robust_z(off, .01*np.median(np.concatenate(self.residuals))), np.cumsum([len(r) for r in self.residuals])[:-1]))
     @cached_property
-    def peaks(self) -> np.ndarray:
-        "(n,) greatest mean of z over a tenth of the clip, 3 frames at least."
-        return np.array([uniform_filter1d(z, max(3, len(z)//10), mode='nearest').max() for z in self.z])
+    def levels(self) -> np.ndarray:
+        "(n, 2) median of z, and its peak: the greatest mean over a tenth of the clip, 3 frames at least."
+        return np.array([(np.median(z), uniform_filter1d(z, max(3, len(z)//10), mode='nearest').max()) for z in self.z])
     @cached_property
     def whole_z(self) -> np.ndarray:
         "(n,) robust z-score of each clip's mean residual."
@@ -115,8 +115,8 @@ class Comparison:
         return _robust_z(means, .01*np.median(means))
     @cached_property
     def stretch_z(self) -> np.ndarray:
-        "(n,) robust z-score of each clip's peak."
-        return _robust_z(self.peaks, .5)
+        "(n,) robust z-score of each clip's peak above its median."
+        return _robust_z(self.levels[:, 1] - self.levels[:, 0], .5)
     @property
     def oddness(self) -> np.ndarray:
         "(n,) the greater of the two."
@@ -129,7 +129,7 @@ class Comparison:
         i: int, # Which clip
     ) -> tuple[int, int]: # First frame, last frame + 1
         "Where it deviates most."
-        return _best_sum(self.z[i] - self.peaks[i]/2)
+        return _best_sum(self.z[i] - self.levels[i].mean())
 
     def __str__(self) -> str:
         lines = [f'{len(self.names)} clips, the most ordinary is {self.names[self.reference]}; odd: {len(self.odd)}']
