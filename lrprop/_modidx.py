@@ -890,7 +890,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '.', 'doc_host': '.', 'git_u
                                  'lrprop.transfer.Transferred.spread': ('transfer.html#transferred.spread', 'lrprop/transfer.py'),
                                  'lrprop.transfer.Transferred.starts': ('transfer.html#transferred.starts', 'lrprop/transfer.py'),
                                  'lrprop.transfer._check': ('transfer.html#_check', 'lrprop/transfer.py'),
-                                 'lrprop.transfer._inverse': ('transfer.html#_inverse', 'lrprop/transfer.py'),
                                  'lrprop.transfer.transfer': ('transfer.html#transfer', 'lrprop/transfer.py')},
             'lrprop.video': { 'lrprop.video.VideoFile': ('video.html#videofile', 'lrprop/video.py'),
                               'lrprop.video.VideoFile.__getitem__': ('video.html#videofile.__getitem__', 'lrprop/video.py'),
