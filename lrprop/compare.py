@@ -6,7 +6,7 @@
 __all__ = ['COMPARE_FILES', 'pair_distances', 'medoid', 'Comparison', 'compare', 'plot_distances', 'plot_deviations',
            'plot_residuals', 'write_comparison']
 
-# %% ../nbs/75_compare.ipynb #c6282c8c
+# %% ../nbs/75_compare.ipynb #abe46f0c
 import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +25,6 @@ from tqdm import tqdm
 from .align import _directions, align
 from .core import Video, replacing
 from .dtw import cost_matrix, dtw_path
-from .transfer import _inverse
 from .viz import _LINES, _figure
 
 # %% ../nbs/75_compare.ipynb #476d67af
@@ -138,7 +137,7 @@ class Comparison:
             lines.append(f'  {self.names[i]}: z {self.whole_z[i]:.1f} as a whole, {self.stretch_z[i]:.1f} in its oddest stretch, {a/self.fps[i]:.2f} to {b/self.fps[i]:.2f} s (frames {a} to {b - 1})')
         return '\n'.join(lines)
 
-# %% ../nbs/75_compare.ipynb #7c97055d
+# %% ../nbs/75_compare.ipynb #82980410
 def _frame_means(frames: np.ndarray, costs: np.ndarray, n: int) -> np.ndarray:
     "(n,) mean of the costs at each frame."
     return np.bincount(frames, costs, n)/np.bincount(frames, minlength=n)
@@ -162,7 +161,7 @@ def compare(
     reference = medoid(distances)
     paths = [align(dirs[reference], x, kind) for x in dirs]
     usual = np.median([r[p.warp()] for r, p in zip(residuals, paths)], 0)
-    expected = [usual[_inverse(p)] for p in paths]
+    expected = [usual[p.inverse().warp()] for p in paths]
     return Comparison(tuple(v.name for v in videos), tuple(float(v.fps) for v in videos), distances, tuple(residuals), tuple(expected), reference, tuple(p.warp() for p in paths), limit)
 
 # %% ../nbs/75_compare.ipynb #01373d73
@@ -237,7 +236,7 @@ def plot_residuals(
     figure.legend(handles[::-1], labels[::-1], loc='outside upper right', ncols=3, fontsize=8, frameon=False)
     return figure
 
-# %% ../nbs/75_compare.ipynb #029c6a57
+# %% ../nbs/75_compare.ipynb #d0f91163
 COMPARE_FILES = ('residuals.csv', 'distances.csv', 'summary.json')
 
 def _write_rows(path: Path, rows: Iterable[Sequence]) -> None:
@@ -246,6 +245,7 @@ def _write_rows(path: Path, rows: Iterable[Sequence]) -> None:
 def write_comparison(
     folder: str|Path,       # Where to write; must exist
     comparison: Comparison, # As `compare` gives it
+    source: str = '',       # What made the embeddings, in words
 ) -> list[Path]: # The files
     "Write residuals.csv (a line a frame), distances.csv (a matrix) and summary.json (a clip's scores); raises `FileExistsError` rather than overwrite."
     c, paths = comparison, [Path(folder)/name for name in COMPARE_FILES]
@@ -258,5 +258,5 @@ def write_comparison(
     for i in np.argsort(-c.oddness, kind='stable').tolist():
         a, b = c.stretch(i)
         clips.append(dict(video=c.names[i], odd=i in c.odd, whole_z=float(c.whole_z[i]), stretch_z=float(c.stretch_z[i]), stretch_frames=[a, b - 1], stretch_seconds=[a/c.fps[i], b/c.fps[i]], mean_residual=float(c.residuals[i].mean()), mean_distance=float(c.distances[i].sum()/(len(c.names) - 1))))
-    with replacing(paths[2]) as unfinished: unfinished.write_text(json.dumps(dict(most_ordinary=c.names[c.reference], limit=c.limit, clips=clips), indent=1, allow_nan=False, ensure_ascii=False) + '\n', encoding='utf-8')
+    with replacing(paths[2]) as unfinished: unfinished.write_text(json.dumps(dict(source=source, most_ordinary=c.names[c.reference], limit=c.limit, clips=clips), indent=1, allow_nan=False, ensure_ascii=False) + '\n', encoding='utf-8')
     return paths

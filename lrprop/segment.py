@@ -157,10 +157,11 @@ def plot_spreads(
     ax.grid(alpha=.3); ax.spines[['top', 'right']].set_visible(False)
     return figure
 
-# %% ../nbs/76_segment.ipynb #1109218d
+# %% ../nbs/76_segment.ipynb #b57dfa8b
 def write_parts(
     path: str|Path,             # JSON file to make
     segmentation: Segmentation, # As `segment` gives it
+    source: str = '',           # What made the embeddings, in words
 ) -> Path: # The path written
     "Write parts, times in seconds and confidence of each clip; raises `FileExistsError` rather than overwrite."
     path, s = Path(path), segmentation
@@ -168,6 +169,6 @@ def write_parts(
     def clip(i: int) -> dict:
         starts, v, sure = s.starts(i), s.videos[i], s.confidence[i]
         return dict(video=v.name, start_frames=starts.tolist(), start_seconds=(starts/v.fps).tolist(), confidence=None if np.isnan(sure).any() else sure.tolist())
-    facts = dict(parts=s.k, most_ordinary=s.videos[s.reference].name, variance_left=s.spreads.tolist(), clips=[clip(i) for i in range(len(s.videos))])
+    facts = dict(source=source, parts=s.k, most_ordinary=s.videos[s.reference].name, variance_left=s.spreads.tolist(), clips=[clip(i) for i in range(len(s.videos))])
     with replacing(path) as unfinished: unfinished.write_text(json.dumps(facts, indent=1, allow_nan=False, ensure_ascii=False) + '\n', encoding='utf-8')
     return path
