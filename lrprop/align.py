@@ -95,7 +95,7 @@ def _directions(embs: np.ndarray|Tensor, center: bool, name: str) -> np.ndarray:
     norm = np.linalg.norm(x, axis=1, keepdims=True)
     return np.where(norm > negligible, x / np.maximum(norm, 1e-300), 0)
 
-# %% ../nbs/70_align.ipynb #c45a6f62
+# %% ../nbs/70_align.ipynb #d7b2656a
 ALIKE = 50. # Percentile of the costs above which two frames are better both left out
 
 def _put_back(cost: np.ndarray, path: np.ndarray) -> np.ndarray:
@@ -113,10 +113,19 @@ def _put_back(cost: np.ndarray, path: np.ndarray) -> np.ndarray:
     path = np.concatenate(found)
     return path[np.lexsort((path[:, 1], path[:, 0]))]
 
+def _trim(cost: np.ndarray, path: np.ndarray) -> np.ndarray:
+    "The path without what waits on its first pair, before the frame most like it; the earliest, where many are as like."
+    for axis in (0, 1):
+        wait = path[:int((path[:, axis] == path[0, axis]).sum())]
+        c = cost[tuple(wait.T)]
+        path = path[int((c <= 1.25*c.min() + 1e-6).argmax()):]
+    return path
+
 def _some_path(cost: np.ndarray, partial: bool, drop: bool, alike: float) -> np.ndarray:
     "The cheapest path that may leave frames out at the ends, or anywhere."
     price, ends = drop_cost(cost, alike), 'xy' if partial else ''
     path = partial_path(cost, price if drop else None, ends, ends, price if partial else 0.).path
+    if partial: path = _trim(cost, _trim(cost, path)[::-1])[::-1]
     return _put_back(cost.T, _put_back(cost, path)[:, ::-1])[:, ::-1] if drop else path
 
 def align(
