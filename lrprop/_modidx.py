@@ -172,6 +172,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '.', 'doc_host': '.', 'git_u
             'lrprop.compare': { 'lrprop.compare.Comparison': ('compare.html#comparison', 'lrprop/compare.py'),
                                 'lrprop.compare.Comparison.__str__': ('compare.html#comparison.__str__', 'lrprop/compare.py'),
                                 'lrprop.compare.Comparison.levels': ('compare.html#comparison.levels', 'lrprop/compare.py'),
+                                'lrprop.compare.Comparison.likeness': ('compare.html#comparison.likeness', 'lrprop/compare.py'),
                                 'lrprop.compare.Comparison.odd': ('compare.html#comparison.odd', 'lrprop/compare.py'),
                                 'lrprop.compare.Comparison.oddness': ('compare.html#comparison.oddness', 'lrprop/compare.py'),
                                 'lrprop.compare.Comparison.stretch': ('compare.html#comparison.stretch', 'lrprop/compare.py'),

@@ -73,7 +73,7 @@ def medoid(
     "The most ordinary clip."
     return int(distances.sum(1).argmin())
 
-# %% ../nbs/75_compare.ipynb #20a0c431
+# %% ../nbs/75_compare.ipynb #c6000d9e
 def _robust_z(values: np.ndarray, least: float) -> np.ndarray:
     "Distance from the median over the spread, which is the scaled median absolute deviation, or `least` if that is more."
     off = np.asarray(values, np.float64) - np.median(values)
@@ -86,6 +86,8 @@ def _best_sum(values: np.ndarray) -> tuple[int, int]:
     stop = int((total[1:] - before).argmax()) + 1
     return int(total[:stop].argmin()), stop
 
+_UNLIKE = .15  # Likeness below which the verdict is doubted
+
 @dataclass(frozen=True, eq=False)
 class Comparison:
     "How clips differ, and where."
@@ -97,6 +99,7 @@ class Comparison:
     reference: int                       # The most ordinary clip
     places: tuple[np.ndarray, ...]       # (T_reference,) frame of each clip at each frame of the reference
     limit: float = 3.5                   # Robust z-score from which a clip is odd
+    unrelated: float = 2**.5             # Residual of frames that have nothing in common
 
     @cached_property
     def z(self) -> tuple[np.ndarray, ...]:
@@ -117,6 +120,10 @@ class Comparison:
         "(n,) robust z-score of each clip's peak above its median."
         return _robust_z(self.levels[:, 1] - self.levels[:, 0], .5)
     @property
+    def likeness(self) -> float:
+        "How much nearer than unrelated frames a frame and its partners are in the median, 0 to 1."
+        return max(0., 1 - float(np.median(np.concatenate(self.residuals)))/self.unrelated)
+    @property
     def oddness(self) -> np.ndarray:
         "(n,) the greater of the two."
         return np.maximum(self.whole_z, self.stretch_z)
@@ -135,9 +142,10 @@ class Comparison:
         for i in self.odd:
             a, b = self.stretch(i)
             lines.append(f'  {self.names[i]}: z {self.whole_z[i]:.1f} as a whole, {self.stretch_z[i]:.1f} in its oddest stretch, {a/self.fps[i]:.2f} to {b/self.fps[i]:.2f} s (frames {a} to {b - 1})')
+        if self.likeness < _UNLIKE: lines.append(f'by these embeddings a frame and its partners in other clips are hardly more alike than unrelated ones (likeness {self.likeness:.2f}), so the scores say little; features that nobody trained see the room first, a trained model sees the action')
         return '\n'.join(lines)
 
-# %% ../nbs/75_compare.ipynb #82980410
+# %% ../nbs/75_compare.ipynb #f9627fcb
 def _frame_means(frames: np.ndarray, costs: np.ndarray, n: int) -> np.ndarray:
     "(n,) mean of the costs at each frame."
     return np.bincount(frames, costs, n)/np.bincount(frames, minlength=n)
@@ -162,9 +170,9 @@ def compare(
     paths = [align(dirs[reference], x, kind) for x in dirs]
     usual = np.median([r[p.warp()] for r, p in zip(residuals, paths)], 0)
     expected = [usual[p.inverse().warp()] for p in paths]
-    return Comparison(tuple(v.name for v in videos), tuple(float(v.fps) for v in videos), distances, tuple(residuals), tuple(expected), reference, tuple(p.warp() for p in paths), limit)
+    return Comparison(tuple(v.name for v in videos), tuple(float(v.fps) for v in videos), distances, tuple(residuals), tuple(expected), reference, tuple(p.warp() for p in paths), limit, {'euclidean': 2**.5, 'sqeuclidean': 2., 'cosine': 1.}[kind])
 
-# %% ../nbs/75_compare.ipynb #01373d73
+# %% ../nbs/75_compare.ipynb #2f696b8d
 def _rows(comparison: Comparison) -> float:
     "Size of the names of clips, in points."
     return float(np.clip(380/len(comparison.names), 2.5, 8))
@@ -207,7 +215,7 @@ def plot_deviations(
     seconds = shown.shape[1]/comparison.fps[comparison.reference]
     figure = _figure(6.4, float(np.clip(.14*len(leaves), 1.6, 9)) + .8)
     ax = figure.add_subplot()
-    image = ax.imshow(shown, cmap='magma', vmin=0, vmax=4*comparison.limit, origin='lower', aspect='auto', interpolation='nearest', extent=(0, seconds, -.5, len(leaves) - .5))
+    image = ax.imshow(shown, cmap='magma', vmin=0, vmax=max(comparison.limit, float(np.quantile(shown, .998))), origin='lower', aspect='auto', interpolation='nearest', extent=(0, seconds, -.5, len(leaves) - .5))
     _name_axis(ax.yaxis, comparison, leaves)
     ax.set_xlabel(f'time of {comparison.names[comparison.reference]}, the most ordinary clip (s)')
     figure.colorbar(image, ax=ax, label='robust z-score', pad=.02, aspect=25, extend='both').ax.tick_params(labelsize=7)
@@ -230,13 +238,13 @@ def plot_residuals(
         ax.plot(t, comparison.residuals[i], color=_LINES[0], lw=1.6, label='this clip')
         ax.set_title(f'{comparison.names[i]}: z {comparison.whole_z[i]:.1f} as a whole, {comparison.stretch_z[i]:.1f} from {a/fps:.2f} to {b/fps:.2f} s', fontsize=8, loc='left')
         ax.grid(alpha=.3); ax.spines[['top', 'right']].set_visible(False)
-        ax.set(ylabel='residual', xlim=(0, t[-1]))
+        ax.set(ylabel='residual', xlim=(0, t[-1]), ylim=(0, None))
     ax.set_xlabel('time of the clip itself (s)')
     handles, labels = ax.get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc='outside upper right', ncols=3, fontsize=8, frameon=False)
     return figure
 
-# %% ../nbs/75_compare.ipynb #d0f91163
+# %% ../nbs/75_compare.ipynb #ef1ee520
 COMPARE_FILES = ('residuals.csv', 'distances.csv', 'summary.json')
 
 def _write_rows(path: Path, rows: Iterable[Sequence]) -> None:
@@ -258,5 +266,5 @@ def write_comparison(
     for i in np.argsort(-c.oddness, kind='stable').tolist():
         a, b = c.stretch(i)
         clips.append(dict(video=c.names[i], odd=i in c.odd, whole_z=float(c.whole_z[i]), stretch_z=float(c.stretch_z[i]), stretch_frames=[a, b - 1], stretch_seconds=[a/c.fps[i], b/c.fps[i]], mean_residual=float(c.residuals[i].mean()), mean_distance=float(c.distances[i].sum()/(len(c.names) - 1))))
-    with replacing(paths[2]) as unfinished: unfinished.write_text(json.dumps(dict(source=source, most_ordinary=c.names[c.reference], limit=c.limit, clips=clips), indent=1, allow_nan=False, ensure_ascii=False) + '\n', encoding='utf-8')
+    with replacing(paths[2]) as unfinished: unfinished.write_text(json.dumps(dict(source=source, most_ordinary=c.names[c.reference], limit=c.limit, likeness=c.likeness, clips=clips), indent=1, allow_nan=False, ensure_ascii=False) + '\n', encoding='utf-8')
     return paths
