@@ -23,7 +23,7 @@ from .segment import Segmentation, plot_parts, plot_spreads, segment, write_part
 from .use import check_new
 from .video import VideoFile
 
-# %% ../nbs/87_find.ipynb #1eb31ee8
+# %% ../nbs/87_find.ipynb #80167141
 @dataclass(frozen=True, eq=False)
 class Found:
     "What a call found, and where it is written."
@@ -34,7 +34,7 @@ class Found:
     def __str__(self) -> str:
         hits = isinstance(self.result, tuple)
         lines = [f'{r:3}. {h.name}: {h.time:.2f} s (frame {h.frame}), score {h.score:.3f}' for r, h in enumerate(self.result, 1)] if hits else [str(self.result)]
-        return '\n'.join([str(self.clips), *lines, f"written: {', '.join(map(str, self.files))}"])
+        return '\n'.join([str(self.clips), *lines, f"wrote {', '.join(map(str, self.files))}"])
 
 def _table(out: str|Path, *more: str) -> list[Path]:
     "A table to be written and what will lie beside it; raises as `check_new`."
