@@ -150,7 +150,7 @@ def search(
     scored = ((i, np.arange(len(v)), np.concatenate([_scores(part, q) for _, part in _pieces(e, center, v.name)])) for i, (v, e) in enumerate(zip(videos, embs)))
     return _hits(videos, scored, k, apart, own)
 
-# %% ../nbs/74_search.ipynb #56bf1821
+# %% ../nbs/74_search.ipynb #41ad97db
 def write_hits(
     path: str|Path,       # CSV file to make
     hits: Sequence[Hit],  # As `search` gives them
