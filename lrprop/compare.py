@@ -73,7 +73,7 @@ def medoid(
     "The most ordinary clip."
     return int(distances.sum(1).argmin())
 
-# %% ../nbs/75_compare.ipynb #c6000d9e
+# %% ../nbs/75_compare.ipynb #7db91c02
 def _robust_z(values: np.ndarray, least: float) -> np.ndarray:
     "Distance from the median over the spread, which is the scaled median absolute deviation, or `least` if that is more."
     off = np.asarray(values, np.float64) - np.median(values)
@@ -87,6 +87,7 @@ def _best_sum(values: np.ndarray) -> tuple[int, int]:
     return int(total[:stop].argmin()), stop
 
 _UNLIKE = .15  # Likeness below which the verdict is doubted
+_UNRELATED = {'euclidean': 2**.5, 'sqeuclidean': 2., 'cosine': 1.}  # Distance of two directions at right angles
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
@@ -142,10 +143,11 @@ class Comparison:
         for i in self.odd:
             a, b = self.stretch(i)
             lines.append(f'  {self.names[i]}: z {self.whole_z[i]:.1f} as a whole, {self.stretch_z[i]:.1f} in its oddest stretch, {a/self.fps[i]:.2f} to {b/self.fps[i]:.2f} s (frames {a} to {b - 1})')
-        if self.likeness < _UNLIKE: lines.append(f'by these embeddings a frame and its partners in other clips are hardly more alike than unrelated ones (likeness {self.likeness:.2f}), so the scores say little; features that nobody trained see the room first, a trained model sees the action')
+        if self.likeness < _UNLIKE: lines += [f'by these embeddings a frame and its partners in other clips are hardly more alike than unrelated ones (likeness {self.likeness:.2f}),',
+                                                 'so the scores say little: features that nobody trained see the room first, a trained model sees the action']
         return '\n'.join(lines)
 
-# %% ../nbs/75_compare.ipynb #f9627fcb
+# %% ../nbs/75_compare.ipynb #01f0644f
 def _frame_means(frames: np.ndarray, costs: np.ndarray, n: int) -> np.ndarray:
     "(n,) mean of the costs at each frame."
     return np.bincount(frames, costs, n)/np.bincount(frames, minlength=n)
@@ -170,7 +172,8 @@ def compare(
     paths = [align(dirs[reference], x, kind) for x in dirs]
     usual = np.median([r[p.warp()] for r, p in zip(residuals, paths)], 0)
     expected = [usual[p.inverse().warp()] for p in paths]
-    return Comparison(tuple(v.name for v in videos), tuple(float(v.fps) for v in videos), distances, tuple(residuals), tuple(expected), reference, tuple(p.warp() for p in paths), limit, {'euclidean': 2**.5, 'sqeuclidean': 2., 'cosine': 1.}[kind])
+    names, fps = zip(*((v.name, float(v.fps)) for v in videos))
+    return Comparison(names, fps, distances, tuple(residuals), tuple(expected), reference, tuple(p.warp() for p in paths), limit, _UNRELATED[kind])
 
 # %% ../nbs/75_compare.ipynb #2f696b8d
 def _rows(comparison: Comparison) -> float:
@@ -244,7 +247,7 @@ def plot_residuals(
     figure.legend(handles[::-1], labels[::-1], loc='outside upper right', ncols=3, fontsize=8, frameon=False)
     return figure
 
-# %% ../nbs/75_compare.ipynb #ef1ee520
+# %% ../nbs/75_compare.ipynb #32c503ce
 COMPARE_FILES = ('residuals.csv', 'distances.csv', 'summary.json')
 
 def _write_rows(path: Path, rows: Iterable[Sequence]) -> None:
@@ -265,6 +268,9 @@ def write_comparison(
     clips = []
     for i in np.argsort(-c.oddness, kind='stable').tolist():
         a, b = c.stretch(i)
-        clips.append(dict(video=c.names[i], odd=i in c.odd, whole_z=float(c.whole_z[i]), stretch_z=float(c.stretch_z[i]), stretch_frames=[a, b - 1], stretch_seconds=[a/c.fps[i], b/c.fps[i]], mean_residual=float(c.residuals[i].mean()), mean_distance=float(c.distances[i].sum()/(len(c.names) - 1))))
-    with replacing(paths[2]) as unfinished: unfinished.write_text(json.dumps(dict(source=source, most_ordinary=c.names[c.reference], limit=c.limit, likeness=c.likeness, clips=clips), indent=1, allow_nan=False, ensure_ascii=False) + '\n', encoding='utf-8')
+        scores = dict(whole_z=float(c.whole_z[i]), stretch_z=float(c.stretch_z[i]), stretch_frames=[a, b - 1], stretch_seconds=[a/c.fps[i], b/c.fps[i]])
+        means = dict(mean_residual=float(c.residuals[i].mean()), mean_distance=float(c.distances[i].sum()/(len(c.names) - 1)))
+        clips.append(dict(video=c.names[i], odd=i in c.odd) | scores | means)
+    facts = dict(source=source, most_ordinary=c.names[c.reference], limit=c.limit, likeness=c.likeness, clips=clips)
+    with replacing(paths[2]) as unfinished: unfinished.write_text(json.dumps(facts, indent=1, allow_nan=False, ensure_ascii=False) + '\n', encoding='utf-8')
     return paths
