@@ -99,7 +99,7 @@ def align_clips(
     alignments = tuple(align(embs[0], e, kind, clips.center, videos[0].name, v.name, partial, drop, alike) for v, e in pairs)
     return Aligned(replace(clips, videos=videos, embs=embs), alignments, dict(partial=partial, drop=drop, alike=alike, kind=kind))
 
-# %% ../nbs/86_use.ipynb #27f4f486
+# %% ../nbs/86_use.ipynb #29b4ecea
 _CELLS = 10**8               # Pairs of frames of two clips, at most: 1.2 GB
 _FILMS, _PAGES = ('.mp4', '.mkv', '.mov', '.m4v'), ('.html', '.htm')
 
@@ -140,7 +140,7 @@ def align_files(
     if kind not in (*_FILMS, *_PAGES, '.csv'): raise ValueError(f"{out}: cannot be written with suffix '{out.suffix}'; valid: {', '.join((*_FILMS, '.html', '.csv'))}")
     picture, record = out.with_suffix('.png'), out.with_suffix('.json')
     check_new([out, picture, record])
-    if len(paths) < 2: raise ValueError(f'{len(paths)} video; valid: at least 2, one of which is the reference')
+    if len(paths) < 2: raise ValueError(f'{len(paths)} video{"s"*(len(paths) != 1)}; valid: at least 2, one of which is the reference')
     if kind in _PAGES and len(paths) > 6: raise ValueError(f'{len(paths)} videos on a page; valid: 2 to 6, or a film or table of more')
     if not 0 <= alike <= 100: raise ValueError(f'alike {alike}; valid: 0 to 100')
     if height < 16 or height % 2: raise ValueError(f'height {height}; valid: an even number of pixels, at least 16')
