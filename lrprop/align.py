@@ -125,6 +125,7 @@ def _some_path(cost: np.ndarray, partial: bool, drop: bool, alike: float) -> np.
     if partial: path = _trim(cost, _trim(cost, path)[::-1])[::-1]
     return _put_back(cost.T, _put_back(cost, path)[:, ::-1])[:, ::-1] if drop else path
 
+# %% ../nbs/70_align.ipynb #7ad6cea8
 def align(
     x: np.ndarray|Tensor,    # (Tx, d) embeddings of the reference
     y: np.ndarray|Tensor,    # (Ty, d) embeddings of the other video
@@ -219,6 +220,7 @@ def _grid(panels: Sequence[np.ndarray]) -> np.ndarray:
         for left, panel in zip(lefts, row): canvas[r*(height + _GAP):r*(height + _GAP) + height, left:left + panel.shape[1]] = panel
     return canvas
 
+# %% ../nbs/70_align.ipynb #d20bd7e1
 def synchronise(
     video_x: Video,                             # The reference, with image frames
     video_y: Video|Sequence[Video],             # The other, or the others
