@@ -150,6 +150,7 @@ def build() -> None:
 
 
 def main() -> None:
+    os.environ['PYTHONPATH'] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])  # document this checkout, whichever is installed
     if shutil.which('quarto'):
         write_index(PACKAGE, ROOT/'nbs/api.qmd', CODE_URL)
         subprocess.run(['nbdev_proc_nbs', '--force'], cwd=ROOT, check=True)  # not nbdev_docs: it writes a README.md of its own

@@ -1,6 +1,7 @@
 """The index of public names: nbs/api.qmd, from the exported modules themselves. And where each of them is written."""
 import ast
 import importlib.util
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,9 @@ def _about(node: ast.AST, lines: list[str]) -> str:
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)): return (ast.get_docstring(node) or '').split('\n')[0]
     behind = lines[node.end_lineno - 1].partition('  #')[2]
     above = lines[node.lineno - 2] if node.lineno > 1 and lines[node.lineno - 2].startswith('# ') and not lines[node.lineno - 2].startswith('# %%') else ''
-    return (behind or above).strip('# ') or f'`{ast.unparse(node.value)[:90]}`'
+    said = (behind or above).strip('# ')
+    value = ast.unparse(node.value)
+    return said or (f'`{value[:90]}{"…" if len(value) > 90 else ""}`' if '|' not in value else 'See its source.')
 
 
 def all_lines(package: Path) -> dict[str, tuple[str, int]]:
@@ -77,7 +80,7 @@ def write_index(package: Path, file: Path, code_url: str) -> list[Name]:
         parts.append(f'## {package.name}.{module} {{#module-{module}}}\n\n| name | what it is | source |\n|:--|:--------|:-|')
         for n in own:
             url = f'{code_url}/{path.relative_to(package.parent).as_posix()}#L{n.line}'
-            about = n.about.replace('|', '\\|').replace('$', '\\$')
+            about = ''.join(part if i % 2 else part.replace('|', '\\|').replace('$', '\\$') for i, part in enumerate(re.split('(`[^`]*`)', n.about)))
             parts[-1] += f'\n| [`{n.name}`]({n.anchor or url}) | {about} | [line {n.line}]({url}) |'
     file.write_text('\n\n'.join(parts) + '\n', encoding='utf-8')
     return names
