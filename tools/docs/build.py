@@ -80,8 +80,7 @@ class Site:
         (OUT/href).write_text(re.sub(r'\{\{(\w+)\}\}', lambda m: fields[m[1]], self.template), encoding='utf-8')
 
     def write_page(self, page: Page) -> None:
-        cite = ['--citeproc', f'--bibliography={self.config["bibliography"]}', '-M', 'link-citations=true'] if 'bibliography' in self.config else []
-        toc, body = pandoc(page.source, '-s', '--toc', '--toc-depth=3', f'--template={HERE/"body.html"}', '-M', 'title=-', *cite).split('<!--body-->')
+        toc, body = pandoc(page.source, '-s', '--toc', '--toc-depth=3', f'--template={HERE/"body.html"}', '-M', 'title=-', '--citeproc', '--bibliography=references.bib', '-M', 'link-citations=true').split('<!--body-->')
         soup = BeautifulSoup(body, 'html.parser')
         for a in soup.select('[href]'): a['href'] = self.target(page, a['href'])
         _boxes(soup)

@@ -50,6 +50,7 @@ class Page:
             anchor = re.sub(r'^[^a-z]+', '', re.sub(r'[^\w\s.-]', '', m[1]).strip().lower()).replace(' ', '-')
             return f'{m[0]} {{#about-{anchor}}}' if anchor in self.entries else m[0]
         self.source = re.sub(r'(?m)^#+ ([^{\n]+)$', section, self.source)
+        if re.search(r'(?<!\w)@[a-z]+\d{4}', self.source): self.source += '\n\n## References\n\n::: {#refs}\n:::\n'
         self.href = (path.parent/self.front.get('output-file', path.stem + '.html')).as_posix()
         self.title, self.description = (str(self.front.get(key) or '') for key in ('title', 'description'))
 
