@@ -83,6 +83,9 @@ class Site:
         toc, body = pandoc(page.source, '-s', '--toc', '--toc-depth=3', f'--template={HERE/"body.html"}', '-M', 'title=-', '--citeproc', '--bibliography=references.bib', '-M', 'link-citations=true').split('<!--body-->')
         soup = BeautifulSoup(body, 'html.parser')
         for a in soup.select('[href]'): a['href'] = self.target(page, a['href'])
+        for code in soup.select('p code, li code'):  # chapters by the name of their notebook
+            key = f'{code.get_text()}.ipynb'
+            if key in self.pages and not code.find_parent('a'): code.wrap(soup.new_tag('a', attrs={'href': self.target(page, os.path.relpath(key, page.path.parent))}))
         _boxes(soup)
         self.index += _entries(page, soup, {n.anchor for n in self.names})
         names = {n.module for n in self.names if n.anchor.split('#')[0] == page.href}
