@@ -150,7 +150,7 @@ def search(
     scored = ((i, np.arange(len(v)), np.concatenate([_scores(part, q) for _, part in _pieces(e, center, v.name)])) for i, (v, e) in enumerate(zip(videos, embs)))
     return _hits(videos, scored, k, apart, own)
 
-# %% ../nbs/74_search.ipynb #41ad97db
+# %% ../nbs/74_search.ipynb #d8855703
 def write_hits(
     path: str|Path,       # CSV file to make
     hits: Sequence[Hit],  # As `search` gives them
@@ -186,7 +186,9 @@ def plot_hits(
     if columns < 1: raise ValueError(f'columns {columns}; valid: at least 1')
     n = 1 + len(hits)
     rows, columns = -(-n//columns), min(columns, n)
-    figure = _figure(1.35*columns, 1.5*rows)
+    shape = np.shape(query.frames[np.array([frame])])
+    tall = min(2., shape[1]/shape[2]) if len(shape) == 4 else 1.
+    figure = _figure(1.35*columns, (1.25*tall + .4)*rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     _show(axes[0], query, frame, f'looked for: {frame/query.fps:.2f} s', '#D55E00')
     for ax, h in zip(axes[1:], hits): _show(ax, videos[h.video], h.frame, f'{h.time:.2f} s   score {h.score:.3f}', 'black')

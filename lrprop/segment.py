@@ -57,7 +57,7 @@ def best_cuts(
         cuts.append(np.array(at[:0:-1]))
     return cost[:, -1], cuts
 
-# %% ../nbs/76_segment.ipynb #b17041aa
+# %% ../nbs/76_segment.ipynb #2504fdf8
 @dataclass(frozen=True, eq=False)
 class Segmentation:
     "Clips in parts that they have in common."
@@ -84,7 +84,9 @@ class Segmentation:
     def __str__(self) -> str:
         v = self.videos[self.reference]
         times = ', '.join(f'{t/v.fps:.2f}' for t in self.starts(self.reference)[1:])
-        return f'{len(self.videos)} clips in {self.k} parts; cut on {v.name}, the most ordinary, at {times or "no time"}{" s"*bool(times)}; the parts hold {1 - self.spreads[self.k - 1]:.0%} of the variance'
+        sure = self.confidence[np.isfinite(self.confidence)]
+        agreed = f'; confidence of a cut in a clip: {np.median(sure):.0%} in the median' if len(sure) else ''
+        return f'{len(self.videos)} clips in {self.k} parts; cut on {v.name}, the most ordinary, at {times or "no time"}{" s"*bool(times)}; the parts leave {self.spreads[self.k - 1]:.0%} of the variance{agreed}'
 
 def mean_course(
     embs: Sequence[np.ndarray], # (T_i, d) directions of the clips
@@ -117,7 +119,7 @@ def segment(
     cut = tuple(v if v.phases is not None else replace(v, phases=next(found).phases) for v in given)
     return Segmentation(cut, reference, costs/max(costs[0], 1e-12), carried)
 
-# %% ../nbs/76_segment.ipynb #019ded4d
+# %% ../nbs/76_segment.ipynb #5ef37978
 def plot_parts(
     segmentation: Segmentation, # As `segment` gives it
 ) -> Figure: # A strip of colours a clip, the reference's name in orange; above, a picture of the middle of each of its parts where frames are images
@@ -127,7 +129,7 @@ def plot_parts(
     pictures = np.asarray(v.frames[(starts + np.append(starts[1:], len(v)))//2])
     pictures = pictures if pictures.ndim == 4 and pictures.shape[-1] == 3 else ()
     below = float(np.clip(.16*n, 1.2, 9)) + .6
-    above = 6.4/s.k*min(1, 4/s.k**.5)*.75 if len(pictures) else 0
+    above = min(6.4/s.k*pictures.shape[1]/pictures.shape[2], 1.8) + .1 if len(pictures) else 0
     figure = _figure(6.4, below + above)
     parts = figure.subfigures(2, 1, height_ratios=(above, below)) if len(pictures) else (None, figure)
     for p, picture in enumerate(pictures):
