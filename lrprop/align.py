@@ -95,7 +95,7 @@ def _directions(embs: np.ndarray|Tensor, center: bool, name: str) -> np.ndarray:
     norm = np.linalg.norm(x, axis=1, keepdims=True)
     return np.where(norm > negligible, x / np.maximum(norm, 1e-300), 0)
 
-# %% ../nbs/70_align.ipynb #d7b2656a
+# %% ../nbs/70_align.ipynb #8be426be
 ALIKE = 50. # Percentile of the costs above which two frames are better both left out
 
 def _put_back(cost: np.ndarray, path: np.ndarray) -> np.ndarray:
@@ -114,11 +114,8 @@ def _put_back(cost: np.ndarray, path: np.ndarray) -> np.ndarray:
     return path[np.lexsort((path[:, 1], path[:, 0]))]
 
 def _trim(cost: np.ndarray, path: np.ndarray) -> np.ndarray:
-    "The path without what waits on its first pair, before the frame most like it; the earliest, where many are as like."
-    for axis in (0, 1):
-        wait = path[:int((path[:, axis] == path[0, axis]).sum())]
-        c = cost[tuple(wait.T)]
-        path = path[int((c <= 1.25*c.min() + 1e-6).argmax()):]
+    "The path without what waits on its first frame of either clip, before the frame most like that."
+    for axis in (0, 1): path = path[int(cost[tuple(path[path[:, axis] == path[0, axis]].T)].argmin()):]
     return path
 
 def _some_path(cost: np.ndarray, partial: bool, drop: bool, alike: float) -> np.ndarray:
@@ -128,6 +125,7 @@ def _some_path(cost: np.ndarray, partial: bool, drop: bool, alike: float) -> np.
     if partial: path = _trim(cost, _trim(cost, path)[::-1])[::-1]
     return _put_back(cost.T, _put_back(cost, path)[:, ::-1])[:, ::-1] if drop else path
 
+# %% ../nbs/70_align.ipynb #7ad6cea8
 def align(
     x: np.ndarray|Tensor,    # (Tx, d) embeddings of the reference
     y: np.ndarray|Tensor,    # (Ty, d) embeddings of the other video
@@ -222,6 +220,7 @@ def _grid(panels: Sequence[np.ndarray]) -> np.ndarray:
         for left, panel in zip(lefts, row): canvas[r*(height + _GAP):r*(height + _GAP) + height, left:left + panel.shape[1]] = panel
     return canvas
 
+# %% ../nbs/70_align.ipynb #d20bd7e1
 def synchronise(
     video_x: Video,                             # The reference, with image frames
     video_y: Video|Sequence[Video],             # The other, or the others

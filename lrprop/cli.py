@@ -94,7 +94,9 @@ class Train:
         "What is to be added for a folder; printed with the reasons."
         from lrprop.choose import choose_training
         from lrprop.distributed import rank
-        if self.root is not None or self.dataset not in (None, 'folder'): raise ValueError(f'{self.folder}: is a folder to train on, so neither --root {self.root} nor --dataset {self.dataset} is needed; name one or the other')
+        if self.root is not None or self.dataset not in (None, 'folder'):
+            given = ' and '.join(f'--{k} {v}' for k, v in (('dataset', self.dataset), ('root', self.root)) if v is not None)
+            raise ValueError(f'{self.folder}: is taken for a folder of videos to train on; leave it out, or {given}')
         chosen = choose_training(self.folder, **{k: v for k, v in settings.items() if k not in ('dataset', 'root')})
         if rank() == 0: print(chosen)
         return dict(dataset='folder', root=str(self.folder)) | chosen.settings

@@ -55,6 +55,7 @@ def _matrix(figure: Figure|SubFigure, alignment: Alignment, phases_x: np.ndarray
     left.set_ylabel(f'{alignment.name_y} (frame)')
     figure.colorbar(image, ax=ax, label='similarity', shrink=.6, pad=.03, aspect=25).ax.tick_params(labelsize=7)
 
+# %% ../nbs/71_viz.ipynb #af4271dd
 def plot_alignment(
     alignment: Alignment,              # Path and cost of two videos
     phases_x: np.ndarray|None = None,  # (Tx,) int phases, drawn along x

@@ -141,12 +141,12 @@ def test_errors_come_first_and_touch_nothing(world):
     for expected, *words in [
         ('mine.mp4: exists', 'align', even, warped, '-o', world/'mine.mp4'), ('a.png: exists', 'align', even, warped, '-o', world/'a.csv'),
         ('b.json: exists', 'align', even, warped, '-o', world/'b.html'), ("valid: .mp4, .mkv, .mov, .m4v, .html, .csv", 'align', even, warped, '-o', world/'d.gif'),
-        ('1 video; valid: at least 2', 'align', even, '-o', world/'d.mp4'), ('no video given', 'align', '-o', world/'d.mp4'), ('even.mp4: is given twice', 'align', even, even, '-o', world/'d.mp4'),
+        ('1 video; valid: at least 2', 'align', even, '-o', world/'d.mp4'), ('0 videos; valid', 'align', '-o', world/'d.mp4'), ('even.mp4: is given twice', 'align', even, even, '-o', world/'d.mp4'),
         ("unknown reference 'fast'; valid: even, warped", 'align', even, warped, '-o', world/'d.mp4', '--reference', 'fast'), ('alike 200', 'align', even, warped, '-o', world/'d.mp4', '--alike', 200),
         ('mine.mp4: cannot be read as video', 'align', even, world/'mine.mp4', '-o', world/'d.mp4'), ('nowhere: no such file or folder', 'align', even, warped, '-o', world/'d.mp4', '--model', world/'nowhere'),
         ('c.csv: exists', 'transfer', 'even', world/'clips', '--phases', '20', '-o', world/'c.csv'), ('b.json: exists', 'transfer', 'even', world/'clips', '--phases', '20', '-o', world/'b.csv'),
         ('fast: is neither a file nor a video', 'transfer', 'fast', world/'clips', '--phases', '20', '-o', world/'d.csv'), ('from 1 to 39', 'transfer', 'even', world/'clips', '--phases', '90', '-o', world/'d.csv'),
         ("'x' in phases 'x' is neither a frame", 'transfer', 'even', world/'clips', '--phases', 'x', '-o', world/'d.csv'), ('missing column', 'transfer', 'even', world/'clips', '--phases', world/'c.csv', '-o', world/'d.csv'),
-        ('name one or the other', 'train', world/'clips', '--dataset', 'pouring'), ('gone: no such folder', 'train', world/'gone'),
+        ('leave it out, or --dataset pouring', 'train', world/'clips', '--dataset', 'pouring'), ('gone: no such folder', 'train', world/'gone'),
     ]: assert expected in call(*words, '--device', 'cpu', status=1)
     assert contents(world) | contents(world/'clips') == before
