@@ -78,7 +78,7 @@ def _parse_row(row: dict[str, str], where: str) -> PhaseRow:
     if None in row: raise ValueError(f"{where}: has more cells than line 1; the first of them is {row[None][0][:80]!r}, phase_starts are separated by spaces")
     cells = {c: (row[c] or '').strip() for c in _COLUMNS}
     where = f"{where}, video {cells['video']!r}"
-    if not cells['video']: raise ValueError(f'{where}: has no name')
+    if not cells['video'] or cells['video'][0] == '.' or set(cells['video']) & set('/\\\0'): raise ValueError(f'{where}: is no name of a video, which has no / \\ in it, and no dot first')
     try: n = _whole(cells['n_frames'])
     except ValueError: raise ValueError(f"{where}: n_frames {cells['n_frames'][:80]!r} is not a whole number") from None
     try: starts = tuple(_whole(s) for s in cells['phase_starts'].split())
