@@ -7,6 +7,7 @@ __all__ = ['FrameSource', 'content_hash', 'Video', 'Batch', 'rng_at', 'seed_torc
            'is_left_over']
 
 # %% ../nbs/00_core.ipynb #221a4218
+import errno
 import hashlib
 import os
 import re
@@ -116,16 +117,22 @@ def check_choice(
     return value
 
 # %% ../nbs/00_core.ipynb #6106530b
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 @contextmanager
 def replacing(
     path: str|Path, # The file to be
 ) -> Iterator[Path]: # A temporary name beside it, of the same suffix; renamed on success, removed on failure
-    "Write a file under another name and rename it when it is complete."
+    "Write a file under another name and rename it when it is complete; raises `OSError` that names it if there is no room."
     path = Path(path)
     temporary = path.with_name(f'.{path.stem}-{os.getpid()}{path.suffix}')
     try:
         yield temporary
         os.replace(temporary, path)
+    except Exception as e:
+        for cause in (e, e.__context__):
+            if isinstance(cause, OSError) and cause.errno in _FULL: raise OSError(cause.errno, cause.strerror, str(path)) from e
+        raise
     finally: temporary.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #c0de1e02

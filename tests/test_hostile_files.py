@@ -135,7 +135,7 @@ def test_onnx_metadata_are_data(tmp_path):
         path.write_bytes(model.SerializeToString())
     write(good)
     assert read_info(path).in_dim == 4
-    for key, value in (('in_dim', '-1'), ('in_dim', '1e9'), ('in_dim', 'NaN'), ('in_dim', '"4"'), ('in_dim', '__import__("os")'), ('takes', '"../x"'), ('center', '1'), ('version', '99'), ('__class__', '1'), ('emb_dim', 'null'), ('max_chunk', '0')):
+    for key, value in (('in_dim', '-1'), ('in_dim', '1e9'), ('in_dim', 'NaN'), ('in_dim', '"4"'), ('in_dim', '__import__("os")'), ('takes', '"../x"'), ('center', '1'), ('version', '99'), ('__class__', '1'), ('emb_dim', 'null'), ('max_chunk', '0'), ('mean', '['*100_000)):
         write(good | {key: value})
         with pytest.raises(ValueError, match='model.onnx'): read_info(path)
     outside = onnx.TensorProto(name='w', data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
