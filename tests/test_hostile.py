@@ -561,7 +561,7 @@ def value_and_grad(loss, embs, *rest):
 @of('losses.gta', 'gta')
 @pytest.mark.parametrize('name', list(LOSSES))
 @settings(max_examples=6)
-@given(SEED, st.integers(1, 8), st.sampled_from((0., 1e-20, 1e-3, 1., 1e3)), st.sampled_from((1e30, -1e10)))
+@given(SEED, st.integers(1, 8), st.sampled_from((0., 1e-20, 1e-3, 1., 1e3)), st.sampled_from((1e30, -1e10, nan, inf)))
 def test_losses_are_finite_and_padding_has_no_say(name, seed, T, scale, junk):
     T += T % 2 if name == 'tcn' else 0
     loss, (embs, steps, lens, mask) = LOSSES[name], batch(seed, T=T, scale=scale)
@@ -826,7 +826,8 @@ SETTINGS = {
     **{f'{name} {key}': (partial(lambda f, key, v: f(*batch(0), **{key: v}), f, key), values) for name, f, key, values in (
         ('lrprop', lrprop.lrprop, 'sigma2', (nan, 0, -1)), ('lrprop', lrprop.lrprop, 'temperature', (nan, 0, -1)), ('lrprop', lrprop.lrprop, 'gamma', (nan, inf, 0, -1)), ('lrprop', lrprop.lrprop, 'reach', (nan, -1)),
         ('scl', scl.scl, 'sigma2', (nan, 0, -1)), ('scl', scl.scl, 'temperature', (nan, 0, -1)), ('tcc', tcc.tcc, 'temperature', (nan, 0, -1)), ('tcc', tcc.tcc, 'n_cycles', (0, -1)), ('tcn', tcn.tcn, 'reg_weight', (nan, -1)),
-        ('lav', lav.lav, 'gamma', (nan, inf, 0, -1)), ('lav', lav.lav, 'margin', (nan, 0, -1)), ('gta', gta.gta, 'gamma', (nan, 0, -1)), ('gta', gta.gta, 'temperature', (nan, 0, -1)))},
+        ('lav', lav.lav, 'gamma', (nan, inf, 0, -1)), ('lav', lav.lav, 'sigma', (nan, -1)), ('tcc', tcc.tcc, 'huber_delta', (nan, 0, -1)), ('tcc', tcc.tcc, 'label_smoothing', (nan, -1, 1)), ('gta', gta.gta, 'label_smoothing', (nan, -1, 1)),
+        *(('vava', vava.vava, key, (nan, 0, -1)) for key in ('delta', 'lambda2', 'margin', 'temperature')), ('vava', vava.vava, 'window', (nan, -1)), ('lav', lav.lav, 'margin', (nan, 0, -1)), ('gta', gta.gta, 'gamma', (nan, 0, -1)), ('gta', gta.gta, 'temperature', (nan, 0, -1)))},
 }
 
 
