@@ -3,6 +3,7 @@
 python benchmarks/figures.py aligned RUN [RUN …]   # of trained runs: folders with config.json, result.json and checkpoint.safetensors
 python benchmarks/figures.py propagation           # trains LRProp on the built-in videos and watches its priors; some minutes
 python benchmarks/figures.py propagation --quick   # two epochs, to try it; writes nothing
+python benchmarks/figures.py repairs RUN [RUN …]   # of trained runs: would another reading of the path bring the prior nearer the truth?
 
 `aligned` needs no more than the encoder; the frames of a figure are rendered where it is drawn.
 """
@@ -28,7 +29,7 @@ from lrprop.encoder import Encoder
 from lrprop.evaluate import embed_trained
 from lrprop.experiments import Experiment, load_videos, make_loss, resolve
 from lrprop.priors import log_prior, log_similarity
-from lrprop.propagation import cross_pairs, log_propagated_prior
+from lrprop.propagation import cross_pairs, first_match, log_propagated_prior
 from lrprop.runs import experiment_of, provenance, read_json
 from lrprop.sampling import epoch_groups, sample_batch
 from lrprop.trainer import fit
@@ -141,6 +142,41 @@ def propagation(c: Config) -> dict:
     return dict(experiment=asdict(e), tolerance=e.sigma2**.5, n_pairs=watched.n_pairs, unanswered=watched.unanswered, bounds=watched.bounds(), looks=looks, loss=[h['loss'] for h in history])
 
 
+# ---- would another reading of the path help
+REACHES = (0, 1, 3, 9)  # Frames between an anchor and the nearest match
+
+
+def match_gaps(path: Tensor, times: Tensor) -> Tensor: # (P, T_B, T_A)
+    "Frames between each anchor and the nearest of all frames that each candidate is aligned with; eq. 7 takes the first of them."
+    first, last = first_match(path), path.shape[-2] - 1 - first_match(path.flip(-2))
+    low, high, at = times.gather(-1, first)[:, None], times.gather(-1, last)[:, None], times[..., None]
+    return (low - at).clamp(min=0) + (at - high).clamp(min=0)
+
+
+def repaired(x: Clips, z: Tensor, e: Experiment) -> tuple[Tensor, Tensor, Tensor]:
+    "Of each valid anchor: mass near the truth by eq. 7, by the nearest match instead of the first, and frames to the nearest first match."
+    b, a = x.pairs['cross']
+    path = dtw_matrix(cost_matrix(z[b], z[a], e.kind), torch.stack([x.mask[b].sum(-1), x.mask[a].sum(-1)], -1))
+    printed = log_propagated_prior(path, x.steps[b], x.mask[a], e.sigma2)
+    nearest = torch.where(x.mask[a][:, None], -match_gaps(path, x.steps[b])**2/(2*e.sigma2), -torch.inf).log_softmax(-1)
+    to_first = (x.steps[b][..., None] - x.steps[b].gather(-1, first_match(path))[:, None]).abs().float().masked_fill(~x.mask[a][:, None], torch.inf).amin(-1)
+    return tuple(v[x.mask[b]] for v in (mass_near(printed, x.near['cross']), mass_near(nearest, x.near['cross']), to_first))
+
+
+def repairs(folder: Path, c: Config) -> tuple[str, dict]: # Name of the record, and the record
+    "Of the path by a run's encoder and of the true one: the mass of eq. 7, of the nearest match, and of eq. 7 without the anchors that have no match near."
+    config = read_json(folder/'config.json')
+    e = resolve(experiment_of(config))
+    watched, encoder = Watched([v for v in load_videos(e) if v.split == 'train'], e, c), load_encoder(folder/'checkpoint.safetensors').eval()
+    found = {}
+    with torch.no_grad():
+        for name, embed in (('encoder', lambda x: encoder.project(encoder(x.frames, x.mask))), ('oracle', lambda x: x.progress)):
+            printed, nearest, gap = map(torch.cat, zip(*(repaired(x, embed(x), e) for x in watched.batches)))
+            found[name] = dict(printed=float(printed.mean()), nearest=float(nearest.mean()),
+                               reach={r: dict(kept=float((gap <= r).float().mean()), mass=float(printed[gap <= r].mean())) for r in REACHES})
+    return f'repairs-s{e.seed}', dict(run=config, tolerance=e.sigma2**.5, n_pairs=watched.n_pairs, paths=found)
+
+
 # ---- what trained runs align
 def _clip_pair(videos: Sequence[Video], encoder: Encoder, e: Experiment, c: Config) -> dict:
     "One clip of each of two training videos, and the distances between them as the loss sees them."
@@ -167,15 +203,16 @@ def aligned(folder: Path, c: Config) -> tuple[str, dict]: # Name of the record, 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     modes = p.add_subparsers(dest='mode', required=True)
-    modes.add_parser('aligned', help='from trained runs').add_argument('runs', nargs='+', type=Path, help='folders of runs on the built-in videos')
+    of_runs = dict(aligned=aligned, repairs=repairs)
+    for mode in of_runs: modes.add_parser(mode, help='from trained runs').add_argument('runs', nargs='+', type=Path, help='folders of runs on the built-in videos')
     modes.add_parser('propagation', help='trains').add_argument('--quick', action='store_true', help='two epochs; writes nothing')
     args, c = p.parse_args(), Config()
     save = partial(write, folder=ROOT/'results'/'figures')
     about = dict(seed=c.seed, device=provenance('cpu')['device'], versions=versions('lrprop', 'numpy', 'numba', 'torch'))
-    if args.mode == 'aligned':
+    if args.mode in of_runs:
         for folder in args.runs:
             start = time.perf_counter()
-            name, record = aligned(folder, c)
+            name, record = of_runs[args.mode](folder, c)
             save(name, dict(config=dict(n_others=c.n_others), **about, **record), start)
         return
     if args.quick: c = Config(n_epochs=2, every=1, n_rounds=1)

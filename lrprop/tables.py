@@ -88,7 +88,7 @@ VARIANTS = {  # name → what differs from LRProp's defaults; those of Table 3, 
     'divergence': dict(options=('regularizer=divergence',)), 'idm': dict(options=('regularizer=idm',)),
     'pairs_diagonal': dict(options=('pairs=diagonal',)), 'pairs_one': dict(options=('pairs=one',)), 'pairs_ordered': dict(options=('pairs=ordered',)),
     'split': dict(options=('split=true',), output='both'), 'depth2': dict(depth=2), 'depth3': dict(depth=3),
-    'lambda1_0.1': dict(lambda1=.1), 'lambda1_1': dict(lambda1=1.), 'lambda2_4': dict(lambda2=4.), 'sigma2_40': dict(sigma2=40.),
+    'lambda1_0.1': dict(lambda1=.1), 'lambda1_1': dict(lambda1=1.), 'lambda2_4': dict(lambda2=4.), 'sigma2_40': dict(sigma2=40.), 'frames32': dict(n_frames=32), 'frames80': dict(n_frames=80),
 }
 
 @dataclass(frozen=True)

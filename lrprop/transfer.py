@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from .align import Alignment, align
+from .align import align
 from .core import Video
 
 # %% ../nbs/73_transfer.ipynb #8525ba3e
@@ -59,10 +59,6 @@ class Transferred:
         return share if len(self.votes) > 1 else np.full_like(share, np.nan)
 
 # %% ../nbs/73_transfer.ipynb #36698a1b
-def _inverse(a: Alignment) -> np.ndarray:
-    "For each frame of y its frame of x."
-    return Alignment(a.path[:, ::-1], a.cost.T, a.name_y, a.name_x).warp()
-
 def _check(videos: Sequence[Video], embs: Sequence[np.ndarray]) -> int:
     "The number of phases."
     if len(videos) != len(embs): raise ValueError(f'{len(videos)} videos and embeddings of {len(embs)}; valid: one array a video')
@@ -88,14 +84,14 @@ def transfer(
     n_phases = _check(videos, embs)
     if n_relays < 0: raise ValueError(f'n_relays {n_relays}; valid: 0 or more')
     refs, rest = ([i for i, v in enumerate(videos) if (v.phases is None) == unlabelled] for unlabelled in (False, True))
-    pair = lambda i, j: align(embs[i], embs[j], kind, center, videos[i].name, videos[j].name)
+    pair = lambda i, j: align(embs[i], embs[j], kind, center, videos[i].name, videos[j].name).inverse()
     direct, cost = {}, {}
     for j in tqdm(rest, 'align with the references', disable=not progress, leave=False):
         found = [pair(r, j) for r in refs]
-        direct[j] = np.stack([videos[r].phases[_inverse(a)] for r, a in zip(refs, found)])
+        direct[j] = np.stack([videos[r].phases[a.warp()] for r, a in zip(refs, found)])
         cost[j] = np.mean([a.mean_cost for a in found])
     relays, results = sorted(rest, key=cost.get)[:n_relays], []
     for j in tqdm(rest, 'align with the others', disable=not progress or not relays, leave=False):
-        ways = [direct[j], *(direct[z][:, _inverse(pair(z, j))] for z in relays if z != j)]
+        ways = [direct[j], *(direct[z][:, pair(z, j).warp()] for z in relays if z != j)]
         results.append(Transferred(videos[j].name, np.concatenate(ways), n_phases))
     return results

@@ -782,6 +782,16 @@ def test_align(tmp_path_factory, seed, n, m, kind, center, scale):
     for path in ([[0, 0], [n, 0]], [[0, 0], [-1, 0]], [[1, 1], [0, 0]], []): refuses(lambda: align.Alignment(np.array(path, int), slow), slow.shape)
 
 
+@of('align', 'ALIKE', 'align')
+@given(SEED, st.integers(2, 9), st.integers(2, 9), st.booleans(), st.booleans(), st.floats(0, 100))
+def test_align_in_part(seed, n, m, partial, drop, alike):
+    a = align.align(normal(seed, n, 3), normal(seed + 1, m, 3), partial=partial, drop=drop, alike=alike)
+    assert (np.diff(a.path, axis=0) >= 0).all() and len(a.path) and 0 < align.ALIKE <= 100
+    assert np.array_equal(np.flatnonzero(a.partners() >= 0), np.unique(a.path[:, 0]))
+    if not drop: assert (np.diff(a.path, axis=0) <= 1).all()  # nothing is left out inside
+    for bad in (nan, -1, 101): refuses(lambda: align.align(normal(seed, n, 3), normal(seed + 1, m, 3), partial=True, alike=bad), bad)
+
+
 @of('align', 'PHASE_COLORS', 'phase_rgb', 'synchronise', 'write_side_by_side')
 @settings(max_examples=5)
 @given(SEED, st.integers(2, 4), st.integers(2, 4), st.sampled_from(('reference', 'path')))
