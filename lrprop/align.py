@@ -33,6 +33,7 @@ class Alignment:
     def __post_init__(self):
         p, shape = self.path, self.cost.shape
         if p.ndim != 2 or p.shape[1] != 2 or len(p) == 0 or len(shape) != 2: raise ValueError(f'path of shape {p.shape} through a cost of shape {shape}; valid: (n, 2) and (Tx, Ty)')
+        if p.dtype.kind not in 'iu': raise ValueError(f'path of {p.dtype}; valid: whole numbers')
         if (p < 0).any() or (p >= shape).any() or (np.diff(p, axis=0) < 0).any(): raise ValueError(f'the path leaves the cost of shape {shape} or runs backwards')
 
     @property
@@ -78,6 +79,8 @@ class Alignment:
     ) -> Path: # The file
         "Write one line a step: frame_x, time_x, frame_y, time_y (seconds) and cost; the file is complete or absent."
         path = Path(path)
+        for fps in (fps_x, fps_y):
+            if not 0 < fps < float('inf'): raise ValueError(f'fps is {fps}; valid: above 0')
         with replacing(path) as temporary, open(temporary, 'w', encoding='utf-8', newline='') as f:
             f.write('frame_x,time_x,frame_y,time_y,cost\n')
             for (k, i), c in zip(self.path, self.step_costs): f.write(f'{k},{k/fps_x:.6f},{i},{i/fps_y:.6f},{c:.9g}\n')
@@ -88,8 +91,9 @@ def _directions(embs: np.ndarray|Tensor, center: bool, name: str) -> np.ndarray:
     "Rows of length 1 in float64, after subtracting the mean if asked; `ValueError` for what is no video's embeddings."
     x = np.asarray(embs.detach().cpu() if isinstance(embs, Tensor) else embs, dtype=np.float64)
     if x.ndim != 2 or len(x) < 2: raise ValueError(f'{name}: embeddings of shape {x.shape}; valid: (T, d), one row for each of at least 2 frames')
-    bad = ~np.isfinite(x).all(1)
-    if bad.any(): raise ValueError(f'{name}: the embedding of frame {bad.argmax()} holds a NaN or infinity; valid: finite numbers')
+    bad = ~(np.abs(x) < 1e150).all(1)
+    if bad.any(): raise ValueError(f'{name}: the embedding of frame {bad.argmax()} holds a NaN, an infinity or a number beyond 1e150; valid: numbers whose squares are numbers')
+    if 0 < np.abs(x).max(initial=0) < 1e-150: raise ValueError(f'{name}: no number in its embeddings reaches 1e-150; valid: numbers whose squares are not 0')
     negligible = 1e-6 * np.linalg.norm(x, axis=1).max()
     if center: x = x - x.mean(0)
     norm = np.linalg.norm(x, axis=1, keepdims=True)

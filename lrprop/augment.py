@@ -11,7 +11,7 @@ __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'AUGMENTATIONS', 'Draw', 'draw_crop'
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from math import ceil, exp, log, sqrt
+from math import ceil, exp, inf, isfinite, log, sqrt
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ class Draw:
     blur: float = 0.                            # σ of the Gaussian, in pixels after the crop's resize; 0 = none
     gray: bool = False                          # Drop the colour
 
+    def __post_init__(self):
+        if not all(map(isfinite, (self.blur, *(amount for _, amount in self.jitter)))) or self.blur < 0: raise ValueError(f'a blur of {self.blur} and changes of {self.jitter}; valid: finite numbers, the blur at least 0')
+
 # %% ../nbs/14_augment.ipynb #f4095de7
 def draw_crop(
     rng: np.random.Generator,                 # Where the randomness comes from
@@ -40,7 +43,10 @@ def draw_crop(
     scale: tuple[float, float] = (.8, 1.),    # Range of the area, as a share of the frame's
     ratio: tuple[float, float] = (3/4, 4/3),  # Range of width/height
 ) -> tuple[int, int, int, int]: # Top, left, height, width
-    "A random crop (SPEC §A.3, op 1)."
+    "A random crop (SPEC §A.3, op 1); raises `ValueError` for frames without a pixel, and ranges that are not of positive numbers."
+    if min(height, width) < 1: raise ValueError(f'frames of {height}×{width} pixels; valid: at least 1×1')
+    for what, (low, high) in dict(scale=scale, ratio=ratio).items():
+        if not 0 < low <= high < inf: raise ValueError(f'{what} is {low} to {high}; valid: a range above 0')
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
         aspect = exp(rng.uniform(log(ratio[0]), log(ratio[1])))
@@ -57,7 +63,8 @@ def draw_ssl(
     width: int,               # Of the frames, in pixels
     strength: float = 1.,     # s ≥ 0, scales the colour changes and the probability of a blur
 ) -> Draw: # One clip's augmentation
-    "Draw from the list for self-supervision (SPEC §A.3)."
+    "Draw from the list for self-supervision (SPEC §A.3); raises `ValueError` for another strength."
+    if not 0 <= strength < inf: raise ValueError(f'strength is {strength}; valid: 0 or more')
     crop, uniform = draw_crop(rng, height, width), rng.uniform
     spread = {'brightness': .8, 'contrast': .8, 'saturation': .8, 'hue': .2}
     amounts = {op: strength * uniform(-s, s) + (op != 'hue') for op, s in spread.items()}
@@ -112,9 +119,10 @@ def adjust(
 # %% ../nbs/14_augment.ipynb #562285cc
 def blur_matrix(
     n: int,       # Pixels along the axis
-    sigma: float, # σ > 0, in pixels; PIL calls it the radius
+    sigma: float, # σ, 1e-9 to 1000 pixels; PIL calls it the radius
 ) -> Tensor: # (n, n) float32, rows sum to 1
-    "The Gaussian blur of a row of pixels as a matrix, cut at 3σ, edges repeated."
+    "The Gaussian blur of a row of pixels as a matrix, cut at 3σ, edges repeated; raises `ValueError` for another σ."
+    if not 1e-9 <= sigma <= 1000: raise ValueError(f'sigma is {sigma}; valid: 1e-9 to 1000 pixels')
     reach = ceil(3 * sigma)
     offsets = torch.arange(-reach, reach + 1)
     weights = torch.softmax(-offsets.float()**2 / (2 * sigma**2), 0)
@@ -123,7 +131,7 @@ def blur_matrix(
 
 def gaussian_blur(
     x: Tensor,    # (…, H, W)
-    sigma: float, # σ > 0, in pixels
+    sigma: float, # As `blur_matrix`
 ) -> Tensor: # Like x
     "Blur every plane."
     rows, columns = (to_device(blur_matrix(n, sigma), x.device).to(x.dtype) for n in x.shape[-2:])
@@ -134,6 +142,7 @@ IMAGENET_MEAN, IMAGENET_STD = (.485, .456, .406), (.229, .224, .225)
 
 def _resize(x: Tensor, size: int) -> Tensor:
     "(T,3,H,W), 8 bits or real, to real (T,3,size,size) in [0, 1]."
+    if size < 1 or 0 in x.shape[-2:]: raise ValueError(f'pictures of {x.shape[-2]}×{x.shape[-1]} pixels to be {size}×{size}; valid: at least 1×1')
     x = x / 255 if x.dtype == torch.uint8 else x.float()
     if x.shape[-2:] == (size, size): return x
     return F.interpolate(x, (size, size), mode='bilinear', align_corners=False, antialias=True).clamp_(0, 1)
@@ -216,10 +225,10 @@ def eval_transform(
     std: Sequence[float] = IMAGENET_STD,    # Of each channel, divided by last
     crop: int|None = None,                  # Side of a central crop taken first, in pixels; None = the whole frame
 ) -> Tensor: # (T, 3, size, size) float32, normalised
-    "Frames as they are scored: resized and normalised; raises `ValueError` for a crop larger than the frame."
+    "Frames as they are scored: resized and normalised; raises `ValueError` for a crop larger than the frame, or none."
     h, w = frames.shape[-2:]
     if crop is not None:
-        if crop > min(h, w): raise ValueError(f'a crop of {crop} pixels does not fit in frames of {h}×{w}')
+        if not 1 <= crop <= min(h, w): raise ValueError(f'a crop of {crop} pixels does not fit in frames of {h}×{w}')
         top, left = (h - crop + 1)//2, (w - crop + 1)//2
         frames = frames[..., top:top+crop, left:left+crop]
     return _normalise(_resize(frames, size), mean, std)
@@ -234,9 +243,13 @@ def augment_joints(
     shift: float = 0.,                    # Largest shift in x and in y, in the joints' unit
     jitter: float = 0.,                   # Standard deviation of an offset of each joint, kept through the clip
 ) -> Tensor: # Like clips
-    "Mirror, turn, scale, shift skeletons, once per clip; raises `ValueError` for a wrong shape or number of generators."
+    "Mirror, turn, scale, shift skeletons, once per clip; raises `ValueError` for a wrong shape or number of generators, whole numbers, and negative settings."
     if clips.dim() != 3 or clips.shape[-1] != 26: raise ValueError(f'joints have shape {tuple(clips.shape)}, not (clips, T, 26)')
+    if not clips.is_floating_point(): raise ValueError(f'joints are {clips.dtype}; valid: real numbers')
     if len(rngs) != len(clips): raise ValueError(f'{len(rngs)} generators for {len(clips)} clips')
+    for what, value in dict(flip=flip, rotate=rotate, scale=scale, shift=shift, jitter=jitter).items():
+        if not 0 <= value < inf: raise ValueError(f'{what} is {value}; valid: 0 or more')
+    if not len(clips): return clips
     orders, turns, moves = [], [], []
     for rng in rngs:
         mirror, angle = rng.uniform() < flip, np.deg2rad(rng.uniform(-rotate, rotate))

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import safetensors
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from .core import Video, content_hash, replacing
@@ -51,7 +51,7 @@ def save_tensors(
 ) -> None:
     "Write a file of tensors that is complete and on the disk, or absent."
     with replacing(path) as temporary:
-        torch.save(dict(format=FORMAT) | state, temporary)
+        with open(temporary, 'wb') as file: torch.save(dict(format=FORMAT) | state, file)  # of a file that Python writes it is known why it could not be
         _sync(temporary)
         if keep and path.exists(): os.replace(path, previous_checkpoint(path))
     _sync(path.parent)
@@ -182,7 +182,7 @@ def save_encoder(
 ) -> None:
     "Write an encoder's weights, and its settings in the header, complete or not at all."
     with replacing(path) as temporary:
-        save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, temporary, dict(encoder=json.dumps(encoder.config)))  # of several entries the order would vary
+        temporary.write_bytes(save({k: v.contiguous() for k, v in encoder.state_dict().items()}, dict(encoder=json.dumps(encoder.config))))  # of several entries the order would vary
         _sync(temporary)
     _sync(path.parent)
 

@@ -7,6 +7,7 @@ __all__ = ['FrameSource', 'content_hash', 'Video', 'Batch', 'rng_at', 'seed_torc
            'is_left_over']
 
 # %% ../nbs/00_core.ipynb #221a4218
+import errno
 import hashlib
 import os
 import re
@@ -32,8 +33,8 @@ def content_hash(
     frames: FrameSource, # An array, or a source that offers `fingerprint()`
 ) -> str: # Hexadecimal
     "Identity of the content of a frame source; raises `ValueError` for a source that offers none."
-    if isinstance(frames, np.ndarray): return hashlib.sha256(f'{frames.dtype}{frames.shape}'.encode() + frames.tobytes()).hexdigest()
-    if not hasattr(frames, 'fingerprint'): raise ValueError(f'frames of type {type(frames).__name__} have no fingerprint()')
+    if isinstance(frames, np.ndarray) and not frames.dtype.hasobject: return hashlib.sha256(f'{frames.dtype}{frames.shape}'.encode() + frames.tobytes()).hexdigest()
+    if not hasattr(frames, 'fingerprint'): raise ValueError(f"frames of type {type(frames).__name__}{' of objects' if isinstance(frames, np.ndarray) else ''} have no fingerprint()")
     return frames.fingerprint()
 
 # %% ../nbs/00_core.ipynb #4a356342
@@ -54,7 +55,10 @@ class Video:
         for what in ('phases', 'progress'):
             v = getattr(self, what)
             if v is not None and len(v) != len(self): raise ValueError(f'{self.name}: {len(v)} {what} for {len(self)} frames')
+            if v is not None and np.ndim(v) != 1: raise ValueError(f'{self.name}: {what} of shape {np.shape(v)}; valid: ({len(self)},)')
         if self.phases is not None and not np.issubdtype(np.asarray(self.phases).dtype, np.integer): raise ValueError(f'{self.name}: phases are whole numbers, not {np.asarray(self.phases).dtype}')
+        if self.progress is not None and not (np.isfinite(self.progress).all() and (np.diff(self.progress) >= 0).all()): raise ValueError(f'{self.name}: progress is no clock; valid: finite numbers that never decrease')
+        if not 0 < self.fps < float('inf'): raise ValueError(f'{self.name}: fps is {self.fps}; valid: above 0')
         for v in self.variants:
             if len(v) != len(self): raise ValueError(f'{self.name}: a variant of {len(v)} frames, but the video has {len(self)}')
 
@@ -76,7 +80,9 @@ class Batch:
 def rng_at(
     *address: int|str, # Seed, then anything that tells this place from others: epoch, step, name
 ) -> np.random.Generator: # Independent of every other address
-    "The random generator that belongs to an address."
+    "The random generator that belongs to an address; raises `ValueError` for a number that is not whole."
+    for a in address:
+        if not isinstance(a, str) and a % 1 != 0: raise ValueError(f'{a!r} in the address {address}; valid: whole numbers and text')
     plain = tuple(a if isinstance(a, str) else int(a) for a in address)  # a NumPy integer is the same place
     digest = hashlib.sha256(repr(plain).encode()).digest()
     return np.random.default_rng(np.frombuffer(digest, np.uint32))
@@ -96,7 +102,7 @@ def pick_device(
     if name == 'cuda' and 'LOCAL_RANK' in os.environ: name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.empty(1, device=device).cpu()  # 'meta' has no memory to read
     except (RuntimeError, AssertionError) as e: raise ValueError(f"device {name!r} cannot be used here; try 'auto' or 'cpu' ({e})") from None
     return device
 
@@ -111,16 +117,22 @@ def check_choice(
     return value
 
 # %% ../nbs/00_core.ipynb #6106530b
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 @contextmanager
 def replacing(
     path: str|Path, # The file to be
 ) -> Iterator[Path]: # A temporary name beside it, of the same suffix; renamed on success, removed on failure
-    "Write a file under another name and rename it when it is complete."
+    "Write a file under another name and rename it when it is complete; raises `OSError` that names it if there is no room."
     path = Path(path)
     temporary = path.with_name(f'.{path.stem}-{os.getpid()}{path.suffix}')
     try:
         yield temporary
         os.replace(temporary, path)
+    except Exception as e:
+        for cause in (e, e.__context__):
+            if isinstance(cause, OSError) and cause.errno in _FULL: raise OSError(cause.errno, cause.strerror, str(path)) from e
+        raise
     finally: temporary.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #c0de1e02

@@ -32,7 +32,7 @@ def _wide(device: torch.device) -> torch.dtype:
 
 # %% ../nbs/30_dtw.ipynb #0c5490d8
 def cost_matrix(
-    x: Tensor|np.ndarray,    # (..., Tx, d) embeddings of one clip; padding must be finite
+    x: Tensor|np.ndarray,    # (..., Tx, d) embeddings of one clip, below 1e150; padding must be finite
     y: Tensor|np.ndarray,    # (..., Ty, d) embeddings of the other; leading dimensions broadcast
     kind: str = 'euclidean', # 'euclidean' as in the paper, 'sqeuclidean', or 'cosine' for 1 - cos
 ) -> Tensor: # (..., Tx, Ty), at least 0; float64 if either input is, else float32
@@ -41,6 +41,9 @@ def cost_matrix(
     x, y = _tensor(x), _tensor(y)
     if x.ndim < 2 or y.ndim < 2 or x.shape[-1] != y.shape[-1]:
         raise ValueError(f'embeddings of shapes {tuple(x.shape)} and {tuple(y.shape)}; valid: (..., Tx, d) and (..., Ty, d) with one d')
+    if x.is_complex() or y.is_complex(): raise ValueError(f'embeddings of {x.dtype} and {y.dtype}; valid: real numbers')
+    try: torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    except RuntimeError: raise ValueError(f'embeddings of shapes {tuple(x.shape)} and {tuple(y.shape)}; valid: leading dimensions that broadcast') from None
     out = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     x, y = x.to(_wide(x.device)), y.to(_wide(y.device))
     if kind == 'cosine': return (1 - F.normalize(x, dim=-1) @ F.normalize(y, dim=-1).mT).clamp(min=0).to(out)

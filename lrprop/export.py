@@ -122,10 +122,10 @@ def _read(path: Path) -> tuple['onnx.ModelProto', ModelInfo, str]:
     content = path.read_bytes()
     try: model = onnx.load_from_string(content)
     except Exception as e: raise ValueError(f'{path}: is no ONNX file ({type(e).__name__})') from None  # whatever a damaged file makes the parser raise
-    told = {p.key.removeprefix(_PREFIX): p.value for p in model.metadata_props if p.key.startswith(_PREFIX)}
+    told = {p.key.removeprefix(_PREFIX): p.value for p in model.metadata_props if str(p.key).startswith(_PREFIX)}  # of a damaged file they may be bytes
     if not told: raise ValueError(f'{path}: is an ONNX file, or seems to be one, but no encoder written by lrprop export: its metadata do not say what it takes')
     try: info = ModelInfo(**{k: json.loads(v) for k, v in told.items()})
-    except (TypeError, ValueError) as e: raise ValueError(f'{path}: {e}') from None
+    except (TypeError, ValueError, RecursionError) as e: raise ValueError(f'{path}: {e}') from None
     if any(w.data_location == w.EXTERNAL for w in model.graph.initializer): raise ValueError(f'{path}: keeps weights in other files; export the run again')
     return model, info, hashlib.sha256(content).hexdigest()
 

@@ -20,9 +20,10 @@ def contrastive_idm(
     margin: float = 2.,          # λ > 0, squared distance beyond which far frames are left alone
     scale: float|Tensor = 1.,    # Gaps are divided by it in the weights, not in the window; the video's length for LAV's released weights
 ) -> Tensor: # (…) one value a clip, a sum over all ordered pairs of its valid frames; ≥ 0
-    "Contrastive-IDM of every clip (LAV, losses.py; SPEC §B.5); O(T²) memory; raises `ValueError` for a negative window or a margin ≤ 0."
+    "Contrastive-IDM of every clip (LAV, losses.py; SPEC §B.5); O(T²) memory; raises `ValueError` for a negative window, a margin or a scale ≤ 0."
     if not isinstance(window, Tensor) and not window >= 0: raise ValueError(f'window is {window}; valid: at least 0, in the unit of the times')
     if not margin > 0: raise ValueError(f'margin is {margin}; valid: above 0, at most 4 for it to be reached by unit vectors')
+    if not isinstance(scale, Tensor) and not scale > 0: raise ValueError(f'scale is {scale}; valid: above 0')
     window, scale = (v[..., None, None] if isinstance(v, Tensor) else v for v in (window, scale))
     gap = (times.unsqueeze(-1) - times.unsqueeze(-2)).abs()
     distance = cost_matrix(embs, embs, 'sqeuclidean')

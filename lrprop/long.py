@@ -103,13 +103,13 @@ def _pieces(x: Tensor, y: Tensor, kind: str, lo: np.ndarray, hi: np.ndarray, row
     return found
 
 def _pair(x: Tensor|np.ndarray, y: Tensor|np.ndarray) -> tuple[Tensor, Tensor]:
-    "Two clips' embeddings on the CPU; `ValueError` for other shapes, NaN and infinity."
+    "Two clips' embeddings on the CPU; `ValueError` for other shapes, NaN, infinity and numbers whose squares are none."
     x, y = (_tensor(v).detach().cpu() for v in (x, y))
     for name, v in (('x', x), ('y', y)):
         if v.ndim != 2 or 0 in v.shape: raise ValueError(f'{name}: embeddings of shape {tuple(v.shape)}; valid: (T, d), at least one frame')
         for a in range(0, len(v), 4096):
-            finite = v[a:a + 4096].isfinite().all(1)
-            if not finite.all(): raise ValueError(f'{name}: the embedding of frame {a + int((~finite).nonzero()[0])} holds a NaN or infinity')
+            small = (v[a:a + 4096].abs() < 1e150).all(1)
+            if not small.all(): raise ValueError(f'{name}: the embedding of frame {a + int((~small).nonzero()[0])} holds a NaN, an infinity or a number beyond 1e150')
     if x.shape[1] != y.shape[1]: raise ValueError(f'embeddings of shapes {tuple(x.shape)} and {tuple(y.shape)}; valid: (Tx, d) and (Ty, d) with one d')
     return x, y
 
@@ -149,7 +149,8 @@ def band_windows(
     band: int, # Frames of the shorter clip that the path may be off the straight line, 0 or more
 ) -> np.ndarray: # (Tx, 2) int64
     "The Sakoe-Chiba band of `lrprop.dtw` as windows; `ValueError` for a band below 0."
-    if band < 0: raise ValueError(f'band is {band}; valid: 0 or more frames')
+    if n_x < 1 or n_y < 1: raise ValueError(f'{n_x} and {n_y} frames; valid: at least 1')
+    if not band >= 0 or not isinstance(band, (int, np.integer)): raise ValueError(f'band is {band}; valid: 0 or more frames')
     lo, hi = np.empty(n_x, np.int64), np.empty(n_x, np.int64)
     _columns(n_x, n_y, band, lo, hi)
     return np.stack([lo, hi], 1)
@@ -167,7 +168,7 @@ def coarse_windows(
     kind: str = 'euclidean', # As `lrprop.dtw.cost_matrix`
 ) -> np.ndarray: # (Tx, 2) int64, for `long_path`
     "Windows round the path of a coarse alignment; `ValueError` as `long_path`, and for a factor below 1 or a radius below 0."
-    if factor < 1 or radius < 0: raise ValueError(f'factor {factor} and radius {radius}; valid: a factor of 1 or more, a radius of 0 or more')
+    if not factor >= 1 or not radius >= 0 or not all(isinstance(v, (int, np.integer)) for v in (factor, radius)): raise ValueError(f'factor {factor} and radius {radius}; valid: a factor of 1 or more, a radius of 0 or more')
     x, y = _pair(x, y)
     k, i = long_path(_averages(x, factor), _averages(y, factor), kind).path.T
     n = k[-1] + 1

@@ -23,13 +23,20 @@ from .dtw import cost_matrix, dtw_path
 # %% ../nbs/61_metrics.ipynb #c3d02c5b
 def _checked(embs: Sequence[np.ndarray], n_min: int = 1, what: str = 'video') -> list[np.ndarray]:
     "Embeddings in float64, or a `ValueError` that names the video."
-    embs = [np.asarray(e, np.float64) for e in embs]
+    embs = [np.asarray(e) for e in embs]
+    for i, e in enumerate(embs):
+        if e.dtype.kind not in 'fiu': raise ValueError(f'{what} {i}: embeddings of type {e.dtype}; valid: real numbers')
+    embs = [e.astype(np.float64, copy=False) for e in embs]
     if len(embs) < n_min: raise ValueError(f'{len(embs)} {what}s; valid: at least {n_min}')
     for i, e in enumerate(embs):
         if e.ndim != 2 or 0 in e.shape or e.shape[1] != embs[0].shape[1]:
             raise ValueError(f'{what} {i}: embeddings of shape {e.shape}; valid: (frames, d), at least one frame, the same d in all')
         if not np.isfinite(e).all(): raise ValueError(f'{what} {i}: NaN or infinity in its embeddings')
+        if not 1e-100 < (top := np.abs(e).max()) < 1e100 and top != 0: raise ValueError(f'{what} {i}: numbers up to {top:.3g} in its embeddings; valid: between 1e-100 and 1e100, so that their squares are numbers too')
     return embs
+
+def _check_width(embs: list[np.ndarray], train_embs: list[np.ndarray]) -> None:
+    if embs[0].shape[1] != train_embs[0].shape[1]: raise ValueError(f'embeddings of width {embs[0].shape[1]}, and {train_embs[0].shape[1]} of the training videos; valid: one width')
 
 def drop_unlabelled(
     embs: Sequence[np.ndarray],   # One (T_i, d) array per video
@@ -62,6 +69,7 @@ def phase_classification(
     train_embs, train_labels = drop_unlabelled(train_embs, train_labels, what='training video')
     n = max(1, int(fraction * len(train_embs)))
     x, y = np.concatenate(train_embs[:n]), np.concatenate(train_labels[:n])
+    _check_width(embs, train_embs)
     classes = np.unique(y)
     if classifier == 'svm': model = SVC(gamma='scale', decision_function_shape='ovo')
     else: model = LogisticRegression(C=2. if len(classes) == 2 else 1., max_iter=100_000)
@@ -69,11 +77,15 @@ def phase_classification(
     return float((predicted == np.concatenate(labels)).mean())
 
 # %% ../nbs/61_metrics.ipynb #28841e05
+_MAX_PHASES = 10_000 # Targets take as many numbers a frame
+
 def progression_targets(
     labels: np.ndarray, # (L,) phases of one video
     n_phases: int,      # Number of phases C of the action
 ) -> np.ndarray: # (L, C-1) signed distance to the end of each phase but the last, in video lengths
-    "Regression targets (t - e_c) / L (SPEC C.2, newer TCC rule for missing phases)."
+    "Regression targets (t - e_c) / L (SPEC C.2, newer TCC rule for missing phases); raises `ValueError` for no labels, or phases without number."
+    if np.ndim(labels) != 1 or not len(labels): raise ValueError(f'labels of shape {np.shape(labels)}; valid: (L,), at least one')
+    if n_phases not in range(1, _MAX_PHASES + 1): raise ValueError(f'{n_phases} phases; valid: a whole number from 1 to {_MAX_PHASES}')
     labels, phases = np.asarray(labels), np.arange(n_phases - 1)
     later = labels[:, None] > phases
     later[0] = False # the search starts at frame 1
@@ -95,10 +107,11 @@ def phase_progression(
     train_embs, train_labels = drop_unlabelled(train_embs, train_labels, what='training video')
     seen = 1 + max(int(l.max()) for l in (*labels, *train_labels))
     n_phases = seen if n_phases is None else n_phases
-    if n_phases < max(2, seen): raise ValueError(f'{n_phases} phases, but labels reach {seen - 1}; valid: at least {max(2, seen)}')
+    if not n_phases >= max(2, seen): raise ValueError(f'{n_phases} phases, but labels reach {seen - 1}; valid: at least {max(2, seen)}')
     target = lambda ls: np.concatenate([progression_targets(l, n_phases) for l in ls])
     if targets is not None and [np.shape(t) for t in targets] != [(len(l), n_phases - 1) for l in labels]:
         raise ValueError(f'targets of shapes {[np.shape(t) for t in targets]}; valid: {[(len(l), n_phases - 1) for l in labels]}')
+    _check_width(embs, train_embs)
     model = LinearRegression().fit(np.concatenate(train_embs), target(train_labels))
     return float(model.score(np.concatenate(embs), target(labels) if targets is None else np.concatenate(targets)))
 
@@ -145,7 +158,7 @@ def _threads(run: Callable[[int, int], None], n: int, n_cells: int) -> None:
 # %% ../nbs/61_metrics.ipynb #718ed701
 def _strided(embs: list[np.ndarray], stride: int) -> list[np.ndarray]:
     "Every `stride`-th row of each array."
-    if stride < 1: raise ValueError(f'stride {stride}; valid: 1 or more')
+    if not stride >= 1 or not isinstance(stride, (int, np.integer)): raise ValueError(f'stride {stride}; valid: a whole number, 1 or more')
     return [e[::stride] for e in embs]
 
 @njit(cache=True, nogil=True)
@@ -297,6 +310,7 @@ def average_precision(
     "How many of a frame's nearest frames in other videos show its phase? (SPEC C.4)"
     embs, labels = drop_unlabelled(embs, labels, n_min=2)
     embs, labels, ks = _strided(embs, stride), _strided(labels, stride), np.atleast_1d(k).tolist()
+    if not ks or np.asarray(k).dtype.kind not in 'iu': raise ValueError(f'k = {k}; valid: a whole number, or several')
     n_frames = np.array([len(e) for e in embs])
     n_others = n_frames.sum() - n_frames
     for i, n in enumerate(n_others):
@@ -371,8 +385,8 @@ def _truth(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _clock(progress: np.ndarray, what: str) -> np.ndarray:
     "Progress in float64, or a `ValueError`."
     p = np.asarray(progress, np.float64)
-    if p.ndim != 1 or not len(p) or not np.isfinite(p).all() or (np.diff(p) < 0).any():
-        raise ValueError(f'{what}: its progress is not a clock; valid: one finite, never decreasing number per frame')
+    if p.ndim != 1 or not len(p) or not (np.abs(p) < 1e100).all() or (np.diff(p) < 0).any():
+        raise ValueError(f'{what}: its progress is not a clock; valid: one finite, never decreasing number per frame, below 1e100')
     return p
 
 def path_error(
@@ -382,8 +396,8 @@ def path_error(
 ) -> tuple[float, float]: # Mean error in frames, and as a fraction of the length
     "How far is a path from the truth? Raises `ValueError` if a clock runs back or the path leaves the videos."
     px, py, path = _clock(progress_x, 'video x'), _clock(progress_y, 'video y'), np.asarray(path)
-    if path.ndim != 2 or path.shape[1] != 2 or not len(path) or (path < 0).any() or (path >= (len(px), len(py))).any():
-        raise ValueError(f'path of shape {path.shape}; valid: (n, 2) cells inside {len(px)} × {len(py)} frames')
+    if path.ndim != 2 or path.shape[1] != 2 or not len(path) or path.dtype.kind not in 'iu' or (path < 0).any() or (path >= (len(px), len(py))).any():
+        raise ValueError(f'path of {path.dtype}, shape {path.shape}; valid: (n, 2) whole numbers, cells inside {len(px)} × {len(py)} frames')
     def off(i, j, x, y):
         first, last = _truth(x, y)
         return np.maximum(0, np.maximum(first[i] - j, j - last[i])).mean()

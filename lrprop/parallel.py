@@ -25,7 +25,7 @@ import numpy as np
 from joblib.parallel import ParallelBackendBase
 from tqdm import tqdm
 
-from .core import Video, check_choice
+from .core import check_choice
 
 # %% ../nbs/01_parallel.ipynb #be76c8f9
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 def _name(item: object) -> str:
     "What a message calls an item."
-    if isinstance(item, Video): return item.name
-    if isinstance(item, tuple) and item: return _name(item[0])
+    if not isinstance(item, Path) and isinstance(getattr(item, 'name', None), str): return item.name
+    if isinstance(item, tuple) and item: return _name(next((x for x in item if not isinstance(x, int)), item[0]))
     if isinstance(item, partial) and item.args: return _name(item.args[0])
     text = str(item) if isinstance(item, (str, Path)) else repr(item)
     return text if len(text) <= 200 else f'{text[:199]}…'
@@ -58,7 +58,7 @@ def _reason(item: object, error: tuple) -> str:
 
 def _raise(item: object, error: tuple) -> None:
     kind, number = error[0], error[3]
-    if number in (*_FULL, errno.ENOMEM): raise OSError(number, _reason(item, error))
+    if number in (*_FULL, errno.ENOMEM, errno.EROFS, errno.EACCES, errno.EPERM): raise OSError(number, _reason(item, error))
     if kind in _FAULTS: raise _FAULTS[kind](_reason(item, error))
     raise RuntimeError(f'{_reason(item, error)}\nThe worker was here:\n{error[2]}')
 

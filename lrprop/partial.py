@@ -168,7 +168,8 @@ def subsequence_ends(
 # %% ../nbs/33_partial.ipynb #360a1218
 def _choose(values: np.ndarray, starts: np.ndarray, k: int, limit: float) -> list[tuple[int, int, float]]:
     "(first, last, value) of the k cheapest candidates of which no two share a frame, none above `limit`; on ties the earlier."
-    if k < 1: raise ValueError(f'k is {k}; valid: 1 or more matches')
+    if not k >= 1 or not isinstance(k, (int, np.integer)): raise ValueError(f'k is {k}; valid: 1 or more matches')
+    if np.isnan(limit): raise ValueError(f'limit is {limit}; valid: the largest value of a match, inf for any')
     left, ends, chosen = values.copy(), np.arange(len(values)), []
     while len(chosen) < k and len(left) and left.min() < inf and left.min() <= limit:
         last = int(left.argmin())

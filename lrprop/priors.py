@@ -16,14 +16,16 @@ def log_similarity(
     mask: Tensor|None = None,  # (…, T_A) bool, valid candidates; None = all
     temperature: float = 0.1,  # Softmax temperature τ > 0
 ) -> Tensor: # (…, T_B, T_A) log q(i|j), -inf at invalid candidates
-    "Log-probability of each candidate given each anchor (eq. 1)."
+    "Log-probability of each candidate given each anchor (eq. 1); raises `ValueError` for a temperature ≤ 0."
+    if not temperature > 0: raise ValueError(f'temperature is {temperature}; valid: above 0')
     cos = torch.nn.functional.normalize(anchors, dim=-1) @ torch.nn.functional.normalize(candidates, dim=-1).mT
     return _log_softmax(cos / temperature, mask)
 
 def _log_softmax(logits: Tensor, mask: Tensor|None) -> Tensor:
-    "Log-softmax over the last axis, restricted to valid columns."
-    if mask is not None: logits = logits.masked_fill(~mask.unsqueeze(-2), -torch.inf)
-    return logits.log_softmax(-1)
+    "Log-softmax over the last axis, restricted to valid columns; -inf, with a zero gradient, where none is."
+    if mask is None: return logits.log_softmax(-1)
+    out = ~mask.unsqueeze(-2)
+    return logits.masked_fill(out & mask.any(-1)[..., None, None], -torch.inf).log_softmax(-1).masked_fill(out, -torch.inf)
 
 # %% ../nbs/40_priors.ipynb #42802f91
 def log_prior(
@@ -32,7 +34,8 @@ def log_prior(
     mask: Tensor|None = None,  # (…, T_A) bool, valid candidates; None = all
     sigma2: float = 10.,       # Variance σ² > 0, in frames²
 ) -> Tensor: # (…, T_B, T_A) log p(i|j), -inf at invalid candidates
-    "Log of a Gaussian in time around each anchor, normalised over the candidates (eq. 2)."
+    "Log of a Gaussian in time around each anchor, normalised over the candidates (eq. 2); raises `ValueError` for a variance ≤ 0."
+    if not sigma2 > 0: raise ValueError(f'sigma2 is {sigma2}; valid: above 0, in frames²')
     gap = anchor_times.unsqueeze(-1) - candidate_times.unsqueeze(-2)
     if not gap.is_floating_point(): gap = gap.float()
     return _log_softmax(-gap.square() / (2*sigma2), mask)
@@ -66,16 +69,17 @@ def same_video_loss(
     mask: Tensor,               # (V, K, T) bool
     sigma2: float = 10.,        # Variance of the prior, in frames²
     temperature: float = 0.1,   # Softmax temperature of the similarity
-    reach: float|None = None,   # Frames; an anchor with no candidate so near does not count. None = all count
+    reach: float|None = None,   # Frames; an anchor with no candidate so near does not count. None = all with a candidate count
 ) -> Tensor: # Scalar, pooled over the anchors of all ordered pairs of different views
-    "Contrast of the views of each video with each other (eqs. 3, 4); raises `ValueError` for fewer than 2 views, or a negative reach."
+    "Contrast of the views of each video with each other (eqs. 3, 4); raises `ValueError` for fewer than 2 views, a negative reach, or sigma2 or temperature ≤ 0."
     n_views = embs.shape[1]
     if n_views < 2: raise ValueError(f'contrasting views takes at least 2 a video, not {n_views}')
     if reach is not None and not reach >= 0: raise ValueError(f'reach must be at least 0 frames, not {reach}')
     b, a = _other_views(n_views, embs.device)
+    embs = embs.masked_fill(~mask[..., None], 0.)  # padding may hold anything
     log_p = log_prior(steps[:, b], steps[:, a], mask[:, a], sigma2)
     log_q = log_similarity(embs[:, b], embs[:, a], mask[:, a], temperature)
-    counted = mask[:, b]
+    counted = mask[:, b] & mask[:, a].any(-1, keepdim=True)
     if reach is not None: counted = counted & (_gaps(steps[:, b], steps[:, a], mask[:, a]) <= reach)
     return pooled_mean(kl_per_anchor(log_p, log_q), counted)
 

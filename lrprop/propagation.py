@@ -54,6 +54,7 @@ def cross_pairs(
 ) -> tuple[Tensor, Tensor]: # (P,) and (P,) indices into the V·K clips: rows from the earlier video, columns from the later
     "Unordered pairs of clips of different videos (SPEC §A.9). Their number grows with the square of V, and with K², K or 1; 'one' draws from torch's generator."
     check_choice('pairs', pairs, PAIRS)
+    if n_videos < 0 or n_views < 1: raise ValueError(f'{n_videos} videos of {n_views} views; valid: 0 or more of 1 or more')
     videos, view = torch.triu_indices(n_videos, n_videos, 1, device=device), torch.arange(n_views, device=device)
     if pairs == 'one': views = torch.randint(n_views, videos.shape, device=device)[..., None]
     else: views = (view.expand(2, -1) if pairs == 'diagonal' else torch.cartesian_prod(view, view).T)[:, None]

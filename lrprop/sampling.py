@@ -24,7 +24,8 @@ def place(
     length: int,        # L, frames in the video
     n_frames: int,      # T, slots in the clip
 ) -> tuple[np.ndarray, np.ndarray]: # Frame indices S (T,) int64 in [0, L-1]; mask (T,) bool, True where the slot is a real frame
-    "Sort drawn indices into the slots of a clip; slots past the video's end are masked and repeat its last frame (SPEC §A.2, steps 4–6)."
+    "Sort drawn indices into the slots of a clip; slots past the video's end are masked and repeat its last frame (SPEC §A.2, steps 4–6); raises `ValueError` for too many, or negative ones."
+    if len(drawn) > n_frames or min(drawn, default=0) < 0: raise ValueError(f'{len(drawn)} frames from {min(drawn, default=0)} on for {n_frames} slots; valid: at most as many, from 0 on')
     slots = np.full(n_frames, length)
     slots[:len(drawn)] = np.sort(drawn)
     return slots.clip(0, length-1), slots < length
@@ -39,21 +40,23 @@ def _offset(length: int, block: int, n: int, previous: np.ndarray|None, consiste
     return int(rng.integers(low, high))
 
 def _check_sizes(length: int, n_frames: int) -> None:
-    "Raise a `ValueError` for a clip or a video too short to be one."
-    if n_frames < 2: raise ValueError(f'a clip needs at least 2 frames, not n_frames={n_frames}')
-    if length < 1: raise ValueError(f'a video needs at least 1 frame, not {length}')
+    "Raise a `ValueError` for a clip or a video too short to be one, or of half a frame."
+    if not n_frames >= 2 or not isinstance(n_frames, (int, np.integer)): raise ValueError(f'a clip needs a whole number of at least 2 frames, not n_frames={n_frames}')
+    if not length >= 1 or not isinstance(length, (int, np.integer)): raise ValueError(f'a video needs a whole number of at least 1 frame, not {length}')
 
 def time_augment(
     length: int,                       # L ≥ 1, frames in the video
     n_frames: int,                     # T ≥ 2, slots in the clip
     rng: np.random.Generator,          # Where the randomness comes from
     previous: np.ndarray|None = None,  # Frame indices of the first view when sampling the second
-    region: float = 1.5,               # Upper bound of the block's length, relative to `block_base`; 1 = no padding at the end
+    region: float = 1.5,               # Upper bound of the block's length, relative to `block_base`, ≥ 1; 1 = no padding at the end
     consistent_offset: float = 0.2,    # Overlap wanted between two views, in [0, 1]; 0 = any
     block_base: str = 'video',         # 'video' (CARL's code, DECIDE-1) or 'clip' (the text)
 ) -> tuple[np.ndarray, np.ndarray]: # Frame indices S (T,), mask (T,) as `place`
-    "Draw the frames of one clip (SPEC §A.2); raises `ValueError` for T < 2, L < 1 or an unknown `block_base`."
+    "Draw the frames of one clip (SPEC §A.2); raises `ValueError` for T < 2, L < 1 or a setting out of its range."
     check_choice('block_base', block_base, ('video', 'clip'))
+    if not 1 <= region <= 1000: raise ValueError(f'region is {region}; valid: 1 to 1000')
+    if not 0 <= consistent_offset <= 1: raise ValueError(f'consistent_offset is {consistent_offset}; valid: 0 to 1')
     _check_sizes(length, n_frames)
     n = min(length, n_frames)
     r = rng.uniform(1, region) if region > 1 else 1.
@@ -96,7 +99,7 @@ def positive_pairs(
     window: int = 5,                  # A positive lies 1 to `window` frames before its anchor
 ) -> tuple[np.ndarray, np.ndarray]: # Frame indices (2T,): anchor, its positive, next anchor, …; mask (2T,) bool, a pair is masked as one
     "Anchors as `offset_uniform`, each followed by a frame of its near past (SPEC §B.3); raises `ValueError` for window < 1 and as there."
-    if window < 1: raise ValueError(f'a positive needs a window of at least 1 frame, not {window}')
+    if not window >= 1 or not isinstance(window, (int, np.integer)): raise ValueError(f'a positive needs a window of a whole number of at least 1 frame, not {window}')
     anchors, mask = offset_uniform(length, n_frames, rng)
     positives = (anchors - rng.integers(1, window + 1, n_frames)).clip(0)
     return np.stack([anchors, positives], -1).ravel(), mask.repeat(2)
@@ -114,7 +117,8 @@ def stretch_slice(
     stretch: tuple[float, float], # Begin and end, as shares of the length
     length: int,                  # L ≥ 1, frames in the video
 ) -> slice: # Of its frames; at least 2, or the only one
-    "The frames of a stretch."
+    "The frames of a stretch; raises `ValueError` for a begin or end out of [0, 1], or in the wrong order."
+    if not 0 <= stretch[0] < stretch[1] <= 1: raise ValueError(f'the stretch is {tuple(stretch)}; valid: 0 <= begin < end <= 1')
     start = min(int(stretch[0]*length), max(length - 2, 0))
     return slice(start, min(max(ceil(stretch[1]*length), start + 2), length))
 
@@ -175,8 +179,9 @@ def sample_batch(
     own: slice = slice(None),          # Videos whose frames are wanted; the others' are neither fetched nor augmented
     **sampling,                        # Settings of the sampler
 ) -> Batch: # V × K clips; of frames only the `own` videos'
-    "Sample the clips of one training step; raises `ValueError` as `check_sampler`. A video with `variants` gives each clip one of them at random."
+    "Sample the clips of one training step; raises `ValueError` as `check_sampler`, and for no clip at all. A video with `variants` gives each clip one of them at random."
     draw = check_sampler(sampler, **sampling)
+    if not len(videos[own]) or n_views < 1: raise ValueError(f'{len(videos[own])} of {len(videos)} videos × {n_views} clips to sample; valid: at least 1 of each')
     frames, steps, masks, wanted = [], [], [], range(len(videos))[own]
     shared = [{'stretch': random_stretch(rng)} if draw is random_clip and 'stretch' not in sampling else {} for _ in range(n_views)]
     for v, video in enumerate(videos):
@@ -200,7 +205,8 @@ def epoch_groups(
     n_videos: int,             # V ≥ 1, videos a batch
     rng: np.random.Generator,  # Where the order comes from
 ) -> list[list[Video]]: # Groups of V videos of one action, in random order
-    "Split the videos into the batches of one epoch; raises `ValueError` if an action has fewer than V videos."
+    "Split the videos into the batches of one epoch; raises `ValueError` if an action has fewer than V videos, or V is below 1."
+    if n_videos < 1: raise ValueError(f'a batch of {n_videos} videos; valid: at least 1')
     groups = []
     for action in sorted({v.action for v in videos}):
         of_action = [v for v in videos if v.action == action]

@@ -157,6 +157,8 @@ def _solve_embs(x: Tensor, y: Tensor, n_xy: Tensor, gamma: float, kind: str, ban
     "Values (B,) of embeddings (B,Tx,d), (B,Ty,d), and their gradients, or nothing if not `slopes`."
     _refuse_lengths(n_xy.numpy(), (x.shape[1], y.shape[1]))
     x, y = x.detach().contiguous(), y.detach().contiguous()
+    if kind == 'cosine': # here the kernel would take NaN for 0
+        for b in (~torch.stack([z.isfinite().all(-1).all(-1) for z in (x, y)]).all(0)).nonzero()[:, 0].tolist(): _refuse_embs(x[b, :n_xy[b, 0]], y[b, :n_xy[b, 1]], b)
     value, g_x, g_y = _embs_cpu(x, y, n_xy.contiguous(), gamma, kind, band, open_begin, open_end, slopes)
     rest = (~value.isfinite()).nonzero()[:, 0]
     for b in rest.tolist(): _refuse_embs(x[b, :n_xy[b, 0]], y[b, :n_xy[b, 1]], b)

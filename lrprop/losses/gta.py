@@ -142,6 +142,7 @@ def gta(
     "Global temporal alignment (Hadji et al. 2021; SPEC B.7); raises `ValueError` for one video, a clip without frames or wrong options."
     for name, value, valid in (('cycle', cycle, CYCLES), ('pairs', pairs, PAIRS)): check_choice(name, value, valid)
     if not temperature > 0: raise ValueError(f'temperature is {temperature}; valid: above 0')
+    if not 0 <= label_smoothing < 1: raise ValueError(f'label_smoothing is {label_smoothing}; valid: from 0 to below 1')
     if len(embs) < 2: raise ValueError(f'videos are aligned with each other: a batch takes at least 2, not {len(embs)}')
     i, j = cross_pairs(*embs.shape[:2], device=embs.device)
     if pairs == 'first': j = torch.arange(embs.shape[1], embs.shape[:2].numel(), device=embs.device); i = torch.zeros_like(j)

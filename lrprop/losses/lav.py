@@ -29,6 +29,7 @@ def lav(
 ) -> Tensor: # Scalar
     "LAV: soft-DTW and Contrastive-IDM (LAV, losses.py; SPEC B.5); raises `ValueError` for fewer than 2 videos, gamma or margin ≤ 0 or another `time`."
     check_choice('time', time, ('normalised', 'raw'))
+    if not sigma >= 0: raise ValueError(f'sigma is {sigma}; valid: at least 0, in frames')
     if len(embs) < 2: raise ValueError(f'aligning takes at least 2 videos a batch, not {len(embs)}')
     rows, columns = cross_pairs(*embs.shape[:2], device=embs.device)
     mask = mask.flatten(0, 1)

@@ -67,10 +67,11 @@ def cross_video_losses(
     "The two terms between different videos."
     rows, columns = cross_pairs(*embs.shape[:2], pairs, embs.device)
     if not len(rows): return embs.new_zeros(()), embs.new_zeros(())
-    z, s, m = embs.flatten(0, 1), steps.flatten(0, 1), mask.flatten(0, 1)
+    s, m = steps.flatten(0, 1), mask.flatten(0, 1)
+    z = embs.flatten(0, 1).masked_fill(~m[..., None], 0.)  # padding may hold anything
     (z_r, z_c), (s_r, s_c), (m_r, m_c) = ((x[rows], x[columns]) for x in (z, s, m))
     a, a_r, a_c = z, z_r, z_c
-    if align_embs is not None: a = align_embs.flatten(0, 1); a_r, a_c = a[rows], a[columns]
+    if align_embs is not None: a = align_embs.flatten(0, 1).masked_fill(~m[..., None], 0.); a_r, a_c = a[rows], a[columns]
     cost = cost_matrix(a_r, a_c, kind)
     alignment = dtw_matrix(cost.detach(), torch.stack([m_r.sum(-1), m_c.sum(-1)], -1))
     kl, anchors = [propagation_kl(alignment, z_r, z_c, s_r, m_c, sigma2, temperature)], [m_r]

@@ -99,6 +99,8 @@ def tcc(
     check_choice('variant', variant, VARIANTS)
     check_choice('similarity', similarity, SIMILARITIES)
     if not temperature > 0: raise ValueError(f'temperature is {temperature}; valid: above 0')
+    if not huber_delta > 0: raise ValueError(f'huber_delta is {huber_delta}; valid: above 0')
+    if not 0 <= label_smoothing < 1: raise ValueError(f'label_smoothing is {label_smoothing}; valid: from 0 to below 1')
     if n_cycles is not None and n_cycles < 1: raise ValueError(f'n_cycles is {n_cycles}; valid: at least 1, or None for all')
     (V, K, T), device = embs.shape[:3], embs.device
     i, j = ordered_pairs(V, K, device)

@@ -20,6 +20,7 @@ def tcn(
     "N-pairs time contrast (TCC, algos/tcn.py; SPEC §B.3); raises `ValueError` for an odd number of slots or a negative weight."
     if embs.shape[2] % 2: raise ValueError(f"{embs.shape[2]} slots are not pairs of anchor and positive; sample with 'positive_pairs'")
     if not reg_weight >= 0: raise ValueError(f'reg_weight must be at least 0, not {reg_weight}')
+    embs = embs.masked_fill(~mask[..., None], 0.)  # padding may hold anything
     anchors, positives = embs[..., ::2, :], embs[..., 1::2, :]
     valid = mask[..., ::2] & mask[..., 1::2]
     logits = (anchors @ positives.mT).masked_fill(~valid.unsqueeze(-2), torch.finfo(embs.dtype).min)

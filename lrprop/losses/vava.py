@@ -127,8 +127,11 @@ def vava(
     inter: float = 1e-4,  # Weight of the best and worst match
     temperature: float = 0.5, # Of their cross-entropy > 0
 ) -> Tensor: # Scalar
-    "VAVA: optimal transport with temporal priors (vava.py; SPEC B.6); raises `ValueError` for fewer than 2 videos or another `variant`."
+    "VAVA: optimal transport with temporal priors (vava.py; SPEC B.6); raises `ValueError` for fewer than 2 videos, another `variant` or a setting out of its range."
     check_choice('variant', variant, ('corrected', 'released'))
+    for name, value in dict(delta=delta, lambda2=lambda2, margin=margin, temperature=temperature).items():
+        if not value > 0: raise ValueError(f'{name} is {value}; valid: above 0')
+    if not window >= 0: raise ValueError(f'window is {window}; valid: at least 0, in slots')
     if len(embs) < 2: raise ValueError(f'aligning takes at least 2 videos a batch, not {len(embs)}')
     rows, columns = cross_pairs(*embs.shape[:2], device=embs.device)
     mask = mask.flatten(0, 1)
