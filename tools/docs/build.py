@@ -68,7 +68,7 @@ class Site:
             there = next((p for p in self.order if p.href == path[1:]), None)
             module, line = self.lines.get(url[1:], ('', 0))
             return f'{root}source/{module}.html#L-{line}' if module and anchor not in there.entries else root + url[1:]
-        if path.endswith('.ipynb') and '://' not in path:
+        if path.endswith(('.ipynb', '.qmd')) and '://' not in path:
             key = os.path.normpath(page.path.parent/path)
             return (root + self.pages[key].href if key in self.pages else path) + mark + anchor
         return url
