@@ -84,6 +84,7 @@ def _open(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]:
     except (av.FFmpegError, OSError) as e: raise ValueError(f'{path}: cannot be read as video ({e.strerror}); {_EXPECTED}') from None
     streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
     if not streams: raise ValueError(f'{path}: holds no video stream; {_EXPECTED}')
+    if streams[0].codec_context is None: raise ValueError(f'{path}: is of a codec that this FFmpeg does not know; {_EXPECTED}')
     return container, streams[0]
 
 # %% ../nbs/11_video.ipynb #30fcec9d
