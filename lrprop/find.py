@@ -11,17 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .clips import Clips, embed_clips
+from .clips import Clips, check_new, embed_clips
 from .compare import COMPARE_FILES, Comparison, compare, plot_deviations, plot_distances, plot_residuals, write_comparison
 from .core import FrameSource, Video
 from .dataset import PreparedFrames
-from .demo import save_figure
 from .jpegs import hash_file
 from .phases import N_PHASES, write_phases_template
 from .search import Hit, check_search, plot_hits, search, write_hits
 from .segment import Segmentation, plot_parts, plot_spreads, segment, write_parts
-from .use import check_new
 from .video import VideoFile
+from .viz import save_figure
 
 # %% ../nbs/87_find.ipynb #80167141
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ import numpy as np
 from joblib.parallel import ParallelBackendBase
 from tqdm import tqdm
 
-from .core import check_choice
+from .core import _FULL, check_choice
 
 # %% ../nbs/01_parallel.ipynb #be76c8f9
 @dataclass(frozen=True)
@@ -35,7 +35,6 @@ class Failure:
     error: str   # The reason
 
 _FAULTS = {e.__name__: e for e in (ValueError, FileNotFoundError)}
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 def _name(item: object) -> str:
     "What a message calls an item."

@@ -21,13 +21,12 @@ from .align import ALIKE, PHASE_COLORS, Alignment, align, write_side_by_side
 from .clips import Clips, check_new, embed_clips, file_of, open_clips
 from .core import Video, check_choice, replacing
 from .data import _split
-from .demo import save_figure
 from .formats import phases_from
 from .phases import read_phases, write_phases_template
 from .player import write_player
 from .runs import write_json
 from .transfer import Transferred, transfer
-from .viz import _figure, plot_alignments
+from .viz import _figure, plot_alignments, save_figure
 
 # %% ../nbs/86_use.ipynb #ffaaa2e0
 def _stretches(stretches: np.ndarray, fps: float) -> str:

@@ -1,6 +1,4 @@
 """From a training to embeddings of a folder; killed, repeated, damaged."""
-import contextlib
-import io
 import json
 import shutil
 import signal
@@ -15,7 +13,7 @@ import pytest
 pytest.importorskip('onnxruntime', reason="the extra 'onnx' is not installed")
 
 from clips import moving_square
-from lrprop.cli import main
+from commands import call
 from lrprop.video import VideoFile, write_video
 
 COMMAND = str(Path(sys.executable).parent/'lrprop')
@@ -33,12 +31,6 @@ def world(tmp_path_factory):
         said = call('export', folder/'run', '--out', folder/'model.onnx')
         assert 'frames (N, T, H, W, 3) uint8' in said and float(said.split('by ')[1].split(' ')[0]) < 1e-4
         yield folder
-
-
-def call(*words, status=0):
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err: returned = main([str(w) for w in words])
-    assert returned == status, out.getvalue() + err.getvalue()
-    return out.getvalue() if status == 0 else err.getvalue()
 
 
 def contents(folder): return {p.name: p.read_bytes() for p in folder.iterdir()}

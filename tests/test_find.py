@@ -1,6 +1,4 @@
 """Search, compare and segment from the command line, on clips where the answer is known."""
-import contextlib
-import io
 import json
 import shutil
 
@@ -9,7 +7,7 @@ import pandas as pd
 import pytest
 
 from clips import moving_square
-from lrprop.cli import main
+from commands import call
 from lrprop.phases import read_phases
 from lrprop.video import write_video
 
@@ -34,12 +32,6 @@ def world(tmp_path_factory):
             write_video(folder/f'clips/{name}.mp4', frames, fps=10)
         shutil.copy(folder/'clips/c2.mp4', folder/'q@1.mp4')
         yield folder
-
-
-def call(*words, status=0):
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err: returned = main([str(w) for w in words])
-    assert returned == status, out.getvalue() + err.getvalue()
-    return out.getvalue() if status == 0 else err.getvalue().rpartition('\r')[2]
 
 
 def state(folder): return {p.relative_to(folder): (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob('*') if p.is_file() and 'cache' not in p.parts}

@@ -1,7 +1,5 @@
 """The commands for people with their own videos, from a shell: what they write is there, right, and never in the place of something else."""
-import contextlib
 import csv
-import io
 import json
 
 import numpy as np
@@ -9,7 +7,7 @@ import pytest
 from PIL import Image
 
 from clips import moving_square
-from lrprop.cli import main
+from commands import call
 from lrprop.experiments import Experiment
 from lrprop.phases import read_phases
 from lrprop.video import VideoFile, write_video
@@ -17,12 +15,6 @@ from lrprop.video import VideoFile, write_video
 FRAMES, SPEEDS = dict(even=40, warped=52, slow=46), dict(even=1., warped=1.5, slow=.7)
 CLOCKS = {name: np.linspace(0, 1, n)**SPEEDS[name] for name, n in FRAMES.items()}
 FROZEN = 'embedded by frozen features of efficientnet_lite0_grid (no model given)'
-
-
-def call(*words, status=0):
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err: returned = main([str(w) for w in words])
-    assert returned == status, out.getvalue() + err.getvalue()
-    return out.getvalue() if status == 0 else err.getvalue().splitlines()[-1]
 
 
 def contents(folder): return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
