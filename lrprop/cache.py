@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from .backbone import Backbone, center as centred, extract_versions
-from .core import Video, content_hash, rng_at
+from .core import NO_SPACE, Video, content_hash, rng_at
 from .parallel import Failure, each
 
 # %% ../nbs/22_cache.ipynb #7197455f
@@ -57,7 +57,7 @@ def _paths(video: Video, backbone: Backbone, transforms: list[Callable], folder:
     return [folder / key[:2] / f'{key}.npy' for key in keys]
 
 # %% ../nbs/22_cache.ipynb #a2751a76
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL = (*NO_SPACE, errno.EFBIG)
 
 def _bytes(n: float) -> str:
     "1234567 → '1.2 MB'."

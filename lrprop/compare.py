@@ -23,7 +23,7 @@ from scipy.spatial.distance import squareform
 from tqdm import tqdm
 
 from .align import _directions, align
-from .core import Video, replacing
+from .core import Video, check_new, replacing
 from .dtw import cost_matrix, dtw_path
 from .viz import _LINES, _figure
 
@@ -261,7 +261,7 @@ def write_comparison(
     "Write residuals.csv (a line a frame), distances.csv (a matrix) and summary.json (a clip's scores); raises `FileExistsError` rather than overwrite."
     c, paths = comparison, [Path(folder)/name for name in COMPARE_FILES]
     for path in paths:
-        if path.exists(): raise FileExistsError(f'{path}: exists; choose another folder, or move it away')
+        check_new(path)
     frames = ((name, t, f'{t/fps:.6f}', f'{r:.9g}', f'{e:.9g}', f'{z:.6g}') for name, fps, *series in zip(c.names, c.fps, c.residuals, c.expected, c.z) for t, (r, e, z) in enumerate(zip(*series)))
     _write_rows(paths[0], [('video', 'frame', 'time', 'residual', 'expected', 'z'), *frames])
     _write_rows(paths[1], [('video', *c.names), *((name, *(f'{d:.9g}' for d in row)) for name, row in zip(c.names, c.distances))])

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numba import njit
 from torch import Tensor
 
-from .core import check_choice
+from .core import check_choice, check_count
 from .dtw_gpu import _exact_triton, _has_kernel
 
 # %% ../nbs/30_dtw.ipynb #072aee6d
@@ -240,9 +240,9 @@ def _refuse(cost: Tensor, n_xy: np.ndarray, bad: np.ndarray) -> None:
 def _band(band: int|None, open_begin: bool, open_end: bool) -> int:
     "The band, -1 for none."
     if band is None: return -1
-    if isinstance(band, bool) or not isinstance(band, (int, np.integer)) or band < 0: raise ValueError(f'band is {band!r}; valid: None, or a whole number of frames, 0 or more')
+    band = check_count('band', band, 0)
     if open_begin or open_end: raise ValueError(f'band {band} with an open end; valid: one or the other, a band follows the line between the corners')
-    return int(band)
+    return band
 
 # %% ../nbs/30_dtw.ipynb #e1013475
 def _solve_cpu(cost: Tensor, n_xy: Tensor, band: int, open_begin: bool, open_end: bool, paths: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

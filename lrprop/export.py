@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .backbone import Backbone, PaperBackbone, center as centred
-from .core import FrameSource, Video, check_choice, replacing
+from .core import FrameSource, Video, check_choice, check_new, replacing
 from .encoder import Encoder, embed_frames, positional_encoding
 
 # %% ../nbs/63_export.ipynb #2d601c83
@@ -254,7 +254,7 @@ def export_onnx(
 ) -> float: # Largest difference from torch that was found, below `TOLERANCE`
     "Write an encoder as ONNX; raises `FileExistsError`, `ValueError` for what does not go together or without the extra, `FloatingPointError` if the file and torch do not agree."
     path = Path(path)
-    if path.exists(): raise FileExistsError(f'{path}: exists; choose another name, or move it away')
+    check_new(path)
     if backbone is not None and encoder.backbone is not None: raise ValueError('the encoder has a backbone of its own; export it without another')
     if backbone is not None and backbone.dim != encoder.config['in_dim']: raise ValueError(f"the encoder takes features of width {encoder.config['in_dim']}, {backbone.name} gives {backbone.dim}")
     encoder = copy.deepcopy(encoder).cpu().eval()

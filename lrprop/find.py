@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .clips import Clips, check_new, embed_clips
+from .clips import Clips, embed_clips
 from .compare import COMPARE_FILES, Comparison, compare, plot_deviations, plot_distances, plot_residuals, write_comparison
-from .core import FrameSource, Video
+from .core import FrameSource, Video, check_new
 from .dataset import PreparedFrames
 from .jpegs import hash_file
 from .phases import N_PHASES, write_phases_template
@@ -40,7 +40,7 @@ def _table(out: str|Path, *more: str) -> list[Path]:
     out = Path(out)
     if out.suffix != '.csv': raise ValueError(f"{out}: cannot be written with suffix '{out.suffix}'; valid: .csv")
     paths = [out, *(out.with_name(out.stem + end) for end in more)]
-    check_new(paths)
+    check_new(*paths)
     return paths
 
 # %% ../nbs/87_find.ipynb #71b4e683
@@ -105,8 +105,8 @@ def compare_clips(
     "Which clip deviates, and where: residuals.csv, distances.csv, summary.json and three pictures; raises as `embed_clips`, `compare` and `check_new`."
     out = Path(out)
     if out.exists() and not out.is_dir(): raise ValueError(f'{out}: is no folder; choose another name')
-    if not out.exists(): check_new([out])
-    else: check_new([out/name for name in (*COMPARE_FILES, *_PLOTS)])
+    if not out.exists(): check_new(out)
+    else: check_new(*(out/name for name in (*COMPARE_FILES, *_PLOTS)))
     if not limit > 0: raise ValueError(f'limit {limit}; valid: above 0')
     clips = embed_clips(folder, model, weights, device=device, on_error=on_error, progress=progress)
     result = compare(clips.videos, clips.embs, clips.center, limit=limit, progress=progress)

@@ -15,7 +15,7 @@ from numba import njit
 from torch import Tensor
 from tqdm import tqdm
 
-from .core import FrameSource
+from .core import FrameSource, check_count
 from .dtw import _SAFE, _columns, _tensor, cost_matrix, dtw_path
 from .partial import Match, _choose, _feed, _match
 
@@ -150,7 +150,7 @@ def band_windows(
 ) -> np.ndarray: # (Tx, 2) int64
     "The Sakoe-Chiba band of `lrprop.dtw` as windows; `ValueError` for a band below 0."
     if n_x < 1 or n_y < 1: raise ValueError(f'{n_x} and {n_y} frames; valid: at least 1')
-    if not band >= 0 or not isinstance(band, (int, np.integer)): raise ValueError(f'band is {band}; valid: 0 or more frames')
+    check_count('band', band, 0)
     lo, hi = np.empty(n_x, np.int64), np.empty(n_x, np.int64)
     _columns(n_x, n_y, band, lo, hi)
     return np.stack([lo, hi], 1)
@@ -168,7 +168,8 @@ def coarse_windows(
     kind: str = 'euclidean', # As `lrprop.dtw.cost_matrix`
 ) -> np.ndarray: # (Tx, 2) int64, for `long_path`
     "Windows round the path of a coarse alignment; `ValueError` as `long_path`, and for a factor below 1 or a radius below 0."
-    if not factor >= 1 or not radius >= 0 or not all(isinstance(v, (int, np.integer)) for v in (factor, radius)): raise ValueError(f'factor {factor} and radius {radius}; valid: a factor of 1 or more, a radius of 0 or more')
+    check_count('factor', factor)
+    check_count('radius', radius, 0)
     x, y = _pair(x, y)
     k, i = long_path(_averages(x, factor), _averages(y, factor), kind).path.T
     n = k[-1] + 1

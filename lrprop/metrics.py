@@ -17,7 +17,7 @@ from numba import njit
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.svm import SVC
 
-from .core import check_choice
+from .core import check_choice, check_count
 from .dtw import cost_matrix, dtw_path
 
 # %% ../nbs/61_metrics.ipynb #c3d02c5b
@@ -158,7 +158,7 @@ def _threads(run: Callable[[int, int], None], n: int, n_cells: int) -> None:
 # %% ../nbs/61_metrics.ipynb #718ed701
 def _strided(embs: list[np.ndarray], stride: int) -> list[np.ndarray]:
     "Every `stride`-th row of each array."
-    if not stride >= 1 or not isinstance(stride, (int, np.integer)): raise ValueError(f'stride {stride}; valid: a whole number, 1 or more')
+    check_count('stride', stride)
     return [e[::stride] for e in embs]
 
 @njit(cache=True, nogil=True)

@@ -25,7 +25,7 @@ import numpy as np
 from joblib.parallel import ParallelBackendBase
 from tqdm import tqdm
 
-from .core import _FULL, check_choice
+from .core import NO_SPACE, check_choice
 
 # %% ../nbs/01_parallel.ipynb #be76c8f9
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def _reason(item: object, error: tuple) -> str:
 
 def _raise(item: object, error: tuple) -> None:
     kind, number = error[0], error[3]
-    if number in (*_FULL, errno.ENOMEM, errno.EROFS, errno.EACCES, errno.EPERM): raise OSError(number, _reason(item, error))
+    if number in (*NO_SPACE, errno.ENOMEM, errno.EROFS, errno.EACCES, errno.EPERM): raise OSError(number, _reason(item, error))
     if kind in _FAULTS: raise _FAULTS[kind](_reason(item, error))
     raise RuntimeError(f'{_reason(item, error)}\nThe worker was here:\n{error[2]}')
 
@@ -145,6 +145,6 @@ def each(
     def outcomes():
         for item, ok, value in tqdm(results, desc, total, disable=not desc, leave=False):
             if ok: yield value
-            elif on_error == 'skip' and value[3] not in (*_FULL, errno.ENOMEM): yield Failure(item, _reason(item, value))
+            elif on_error == 'skip' and value[3] not in (*NO_SPACE, errno.ENOMEM): yield Failure(item, _reason(item, value))
             else: _raise(item, value)
     return outcomes()

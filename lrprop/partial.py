@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 from torch import Tensor
 
-from .core import check_choice
+from .core import check_choice, check_count
 from .dtw import _SAFE, _batch, _refuse, dtw_path
 
 # %% ../nbs/33_partial.ipynb #70d1bb69
@@ -168,7 +168,7 @@ def subsequence_ends(
 # %% ../nbs/33_partial.ipynb #360a1218
 def _choose(values: np.ndarray, starts: np.ndarray, k: int, limit: float) -> list[tuple[int, int, float]]:
     "(first, last, value) of the k cheapest candidates of which no two share a frame, none above `limit`; on ties the earlier."
-    if not k >= 1 or not isinstance(k, (int, np.integer)): raise ValueError(f'k is {k}; valid: 1 or more matches')
+    check_count('k', k)
     if np.isnan(limit): raise ValueError(f'limit is {limit}; valid: the largest value of a match, inf for any')
     left, ends, chosen = values.copy(), np.arange(len(values)), []
     while len(chosen) < k and len(left) and left.min() < inf and left.min() <= limit:

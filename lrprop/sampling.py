@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core import Batch, FrameSource, Video, check_choice
+from .core import Batch, FrameSource, Video, check_choice, check_count
 
 # %% ../nbs/13_sampling.ipynb #b5059726
 def place(
@@ -41,8 +41,8 @@ def _offset(length: int, block: int, n: int, previous: np.ndarray|None, consiste
 
 def _check_sizes(length: int, n_frames: int) -> None:
     "Raise a `ValueError` for a clip or a video too short to be one, or of half a frame."
-    if not n_frames >= 2 or not isinstance(n_frames, (int, np.integer)): raise ValueError(f'a clip needs a whole number of at least 2 frames, not n_frames={n_frames}')
-    if not length >= 1 or not isinstance(length, (int, np.integer)): raise ValueError(f'a video needs a whole number of at least 1 frame, not {length}')
+    check_count('n_frames of a clip', n_frames, 2)
+    check_count('length of a video', length)
 
 def time_augment(
     length: int,                       # L ≥ 1, frames in the video
@@ -99,7 +99,7 @@ def positive_pairs(
     window: int = 5,                  # A positive lies 1 to `window` frames before its anchor
 ) -> tuple[np.ndarray, np.ndarray]: # Frame indices (2T,): anchor, its positive, next anchor, …; mask (2T,) bool, a pair is masked as one
     "Anchors as `offset_uniform`, each followed by a frame of its near past (SPEC §B.3); raises `ValueError` for window < 1 and as there."
-    if not window >= 1 or not isinstance(window, (int, np.integer)): raise ValueError(f'a positive needs a window of a whole number of at least 1 frame, not {window}')
+    check_count('window', window)
     anchors, mask = offset_uniform(length, n_frames, rng)
     positives = (anchors - rng.integers(1, window + 1, n_frames)).clip(0)
     return np.stack([anchors, positives], -1).ravel(), mask.repeat(2)

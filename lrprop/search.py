@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .core import Video, check_choice, replacing
+from .core import Video, check_choice, check_new, replacing
 from .viz import _figure
 
 # %% ../nbs/74_search.ipynb #adfb3d44
@@ -157,7 +157,7 @@ def write_hits(
 ) -> Path: # The path written
     "Write one line a hit: rank, video, frame, time (seconds) and score; raises `FileExistsError` rather than overwrite."
     path = Path(path)
-    if path.exists(): raise FileExistsError(f'{path}: exists; choose another name, or move it away')
+    check_new(path)
     rows = [dict(rank=r, video=h.name, frame=h.frame, time=round(h.time, 6), score=h.score) for r, h in enumerate(hits, 1)]
     with replacing(path) as unfinished, open(unfinished, 'w', encoding='utf-8', newline='') as file:
         table = csv.DictWriter(file, ('rank', 'video', 'frame', 'time', 'score'), lineterminator='\n')

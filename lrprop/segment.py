@@ -18,7 +18,7 @@ from numba import njit
 
 from .align import _directions, align, phase_rgb
 from .compare import medoid, pair_distances
-from .core import Video, replacing
+from .core import Video, check_new, replacing
 from .transfer import Transferred, transfer
 from .viz import _LINES, _figure
 
@@ -167,7 +167,7 @@ def write_parts(
 ) -> Path: # The path written
     "Write parts, times in seconds and confidence of each clip; raises `FileExistsError` rather than overwrite."
     path, s = Path(path), segmentation
-    if path.exists(): raise FileExistsError(f'{path}: exists; choose another name, or move it away')
+    check_new(path)
     def clip(i: int) -> dict:
         starts, v, sure = s.starts(i), s.videos[i], s.confidence[i]
         return dict(video=v.name, start_frames=starts.tolist(), start_seconds=(starts/v.fps).tolist(), confidence=None if np.isnan(sure).any() else sure.tolist())

@@ -18,8 +18,8 @@ from matplotlib.lines import Line2D
 from tqdm import tqdm
 
 from .align import ALIKE, PHASE_COLORS, Alignment, align, write_side_by_side
-from .clips import Clips, check_new, embed_clips, file_of, open_clips
-from .core import Video, check_choice, replacing
+from .clips import Clips, embed_clips, file_of, open_clips
+from .core import Video, check_choice, check_new, replacing
 from .data import _split
 from .formats import phases_from
 from .phases import read_phases, write_phases_template
@@ -132,7 +132,7 @@ def align_files(
     kind = out.suffix.lower()
     if kind not in (*_FILMS, *_PAGES, '.csv'): raise ValueError(f"{out}: cannot be written with suffix '{out.suffix}'; valid: {', '.join((*_FILMS, '.html', '.csv'))}")
     picture, record = out.with_suffix('.png'), out.with_suffix('.json')
-    check_new([out, picture, record])
+    check_new(out, picture, record)
     if len(paths) < 2: raise ValueError(f'{len(paths)} video{"s"*(len(paths) != 1)}; valid: at least 2, one of which is the reference')
     if kind in _PAGES and len(paths) > 6: raise ValueError(f'{len(paths)} videos on a page; valid: 2 to 6, or a film or table of more')
     if not 0 <= alike <= 100: raise ValueError(f'alike {alike}; valid: 0 to 100')
@@ -278,7 +278,7 @@ def transfer_files(
     "Carry the phases of one or several references to all videos of a folder; raises as `embed_clips`, `read_phases` and `check_new`."
     out = Path(out)
     if out.suffix.lower() != '.csv': raise ValueError(f"{out}: cannot be written with suffix '{out.suffix}'; valid: .csv")
-    check_new([out, out.with_suffix('.json'), out.with_suffix('.png')])
+    check_new(out, out.with_suffix('.json'), out.with_suffix('.png'))
     paths, names, own = _references(references, folder)
     opened = {name: open_at(None) for name, open_at in open_clips(paths).items() if name in names}
     given = _given([Video(name, frames, fps=fps) for name, (frames, fps) in opened.items()], names, phases)
