@@ -195,7 +195,7 @@ def test_the_command_line_on_two_processes(tmp_path):
     "Features are computed in shares, one record is written, and it is that of one process."
     from clips import moving_square
 
-    from lrprop.video import write_video
+    from lrprop.writing import write_video
     (tmp_path/'clips').mkdir()
     for i in range(8): write_video(tmp_path/f'clips/{i}.mp4', moving_square(16 + 2*i, .6 + .2*i, i))
     words = ('train', '--dataset', 'folder', '--root', tmp_path/'clips', '--n-frames', 12, '--n-epochs', 2, '--device', 'cpu', '--out')

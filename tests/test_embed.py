@@ -14,7 +14,8 @@ pytest.importorskip('onnxruntime', reason="the extra 'onnx' is not installed")
 
 from clips import moving_square
 from commands import call
-from lrprop.video import VideoFile, write_video
+from lrprop.video import VideoFile
+from lrprop.writing import write_video
 
 COMMAND = str(Path(sys.executable).parent/'lrprop')
 

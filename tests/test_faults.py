@@ -35,7 +35,8 @@ from lrprop.prepare import prepare
 from lrprop.runs import run, write_json
 from lrprop.tfrecord import write_records
 from lrprop.trainer import fit
-from lrprop.video import VideoFile, write_video
+from lrprop.video import VideoFile
+from lrprop.writing import write_video
 
 PAGE = 4096  # Bytes that a file takes at least
 
