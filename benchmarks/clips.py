@@ -10,8 +10,10 @@ Rates are from the first clip to the last, so that starting workers, given apart
 import os
 
 os.environ.setdefault('BENCH_THREADS', '1')  # a process: the contest is between one process and two
-from common import versions, write # first: it sets the number of threads
+from common import versions, write  # first: it sets the number of threads
 
+# isort: split
+import argparse
 import json
 import signal
 import subprocess
@@ -19,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,7 +33,8 @@ import lrprop.cache
 from lrprop.backbone import load_backbone
 from lrprop.cache import cache_videos
 from lrprop.core import Video
-from lrprop.video import VideoFile, write_video
+from lrprop.video import VideoFile
+from lrprop.writing import write_video
 
 SEED, FRAMES, HEIGHT, WIDTH, TEMPLATES = 0, 12, 48, 64, 50
 BACKBONE, SIZE = 'efficientnet_lite0', 32
@@ -73,8 +76,7 @@ class Sampler(threading.Thread):
     def sample(self) -> None:
         me, children = psutil.Process(), []
         for child in me.children(recursive=True):
-            try: children.append(child.memory_info().rss/2**20)
-            except psutil.Error: pass
+            with suppress(psutil.Error): children.append(child.memory_info().rss/2**20)
         if children: self.worker = max(self.worker or 0, *children)
         self.samples.append([*self.done(), round(time.perf_counter() - self.start_s, 3), round(me.memory_info().rss/2**20, 1)])
 
@@ -170,5 +172,9 @@ def main(small: bool) -> None:
 
 
 if __name__ == '__main__':
-    if '--one' in sys.argv: print(json.dumps(one(*sys.argv[sys.argv.index('--one') + 1:])))
-    else: main('--small' in sys.argv[1:])
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--small', action='store_true', help='a tenth of the clips; writes nothing')
+    p.add_argument('--one', nargs='*', help=argparse.SUPPRESS)  # what a process measures
+    a = p.parse_args()
+    if a.one: print(json.dumps(one(*a.one)))
+    else: main(a.small)

@@ -7,8 +7,10 @@ Two H.264 clips of 500 frames with the encoder's default distance of key frames,
 processes of their own, confined to as many cores as threads, and take turns. A call counts from the file's name, or from an object that was opened
 before, to the array; the processor time that it and its children used is noted beside the seconds. What each returns is checked first: the numbers, and the pictures against a reference that no contestant made.
 """
-from common import PEERS, first_line, quartiles, versions, write # first: it sets the number of threads
+from common import PEERS, first_line, quartiles, versions, write  # first: it sets the number of threads
 
+# isort: split
+import argparse
 import json
 import os
 import resource
@@ -16,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -101,7 +104,7 @@ def cv_read(capture, wanted, threads, filter, seek=False):
         at = int(capture.get(cv2.CAP_PROP_POS_FRAMES))
         for i in np.sort(wanted).tolist():
             if seek or i < at: capture.set(cv2.CAP_PROP_POS_FRAMES, at := i)
-            for at in range(at, i): capture.grab()
+            for _ in range(at, i): capture.grab()
             yield cv2.cvtColor(fit(capture.read()[1], filter), cv2.COLOR_BGR2RGB)
             at = i + 1
     return in_order(wanted, pictures())
@@ -200,13 +203,22 @@ def worker(name: str, threads: int) -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
 
+@contextmanager
+def confined(threads: int):
+    "What is started here runs on as many cores as threads."
+    if not hasattr(os, 'sched_setaffinity'): yield; return
+    os.sched_setaffinity(0, CORES[-threads:])
+    try: yield
+    finally: os.sched_setaffinity(0, CORES)
+
+
 class Contestant:
     "A worker process."
     def __init__(self, name, threads):
         limits = {k: str(threads) for k in ('BENCH_THREADS', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'NUMBA_NUM_THREADS')}
-        confine = (lambda: os.sched_setaffinity(0, CORES[-threads:])) if hasattr(os, 'sched_setaffinity') else None
-        self.process = subprocess.Popen([sys.executable, __file__, '--worker', name, str(threads)], env=os.environ | limits, preexec_fn=confine,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        with confined(threads):
+            self.process = subprocess.Popen([sys.executable, __file__, '--worker', name, str(threads)], env=os.environ | limits,
+                                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
     def ask(self, **task) -> dict:
         try:
@@ -215,8 +227,7 @@ class Contestant:
         except (BrokenPipeError, json.JSONDecodeError): return dict(error=f'its process ended ({self.process.wait()})')
 
     def end(self):
-        try: self.process.stdin.close()
-        except BrokenPipeError: pass
+        with suppress(BrokenPipeError): self.process.stdin.close()
         self.process.wait()
 
 
@@ -228,7 +239,7 @@ def contest(clip: str, path: str, threads: int, patterns: dict[str, np.ndarray],
         for start in ('name', 'object')[:1 + ('unsorted' not in pattern)]:
             samples, cpu, found, known = {}, {}, {}, checked.get(pattern, {})
             for name, peer in peers.items():
-                if name == 'opencv, seeking' and pattern == 'sequential' or start == 'object' and not CONTESTANTS[name][1]: continue
+                if (name == 'opencv, seeking' and pattern == 'sequential') or (start == 'object' and not CONTESTANTS[name][1]): continue
                 found[name] = known.get(name) or peer.ask(path=path, wanted=wanted.tolist(), start=start, check=True)
             checked[pattern] = found
             names = [n for n, f in found.items() if 'error' not in f]
@@ -266,7 +277,7 @@ def to_float(counts: tuple[int, ...], threads: int) -> list[dict]:
 
 def main(small: bool) -> None:
     "Make the clips, measure, write the record."
-    from lrprop.video import write_video
+    from lrprop.writing import write_video
     start, rows, tensor, clips = time.perf_counter(), [], [], {}
     some = np.random.default_rng(SEED).choice(N, 60, replace=False)
     patterns = {'sequential': np.arange(N), '60 random, sorted': np.sort(some), '60 random, unsorted': some}
@@ -284,5 +295,9 @@ def main(small: bool) -> None:
 
 
 if __name__ == '__main__':
-    if '--worker' in sys.argv: worker(sys.argv[-2], int(sys.argv[-1]))
-    else: main('--small' in sys.argv[1:])
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--small', action='store_true', help='three rounds; writes nothing')
+    p.add_argument('--worker', nargs=2, help=argparse.SUPPRESS)  # what serves one contestant
+    a = p.parse_args()
+    if a.worker: worker(a.worker[0], int(a.worker[1]))
+    else: main(a.small)

@@ -5,9 +5,10 @@ python benchmarks/metrics.py --small    # a tenth of the videos, to try it; writ
 
 τ and AP@K are scored on either split, DTW accuracy on validation. Embeddings are made up: unit length, they follow a phase, with noise.
 """
-from common import THREADS, interleaved, versions, write # first: it sets the number of threads
+from common import THREADS, interleaved, versions, write  # first: it sets the number of threads
 
-import sys
+# isort: split
+import argparse
 import time
 import warnings
 from itertools import combinations, permutations
@@ -130,6 +131,9 @@ def main(small: bool) -> None:
 
 
 if __name__ == '__main__':
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--small', action='store_true', help='a tenth of the videos; writes nothing')
+    small = p.parse_args().small
     with warnings.catch_warnings():
         warnings.simplefilter('error') # an average over nothing would hide
-        main('--small' in sys.argv[1:])
+        main(small)
