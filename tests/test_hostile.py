@@ -123,7 +123,7 @@ def test_only_whole_numbers_count(value, least):
     else: refuses(lambda: core.check_count('k', value, least), repr(value))
 
 
-@of('core', 'check_new')
+@of('core', 'check_new', 'NO_SPACE')
 @given(st.sampled_from(('', '/', '.', '..', 'new', 'there', 'there/new', 'none/new', 'folder', 'folder/new')))
 def test_nothing_is_overwritten(tmp_path_factory, name):
     folder = tmp_path_factory.getbasetemp()
