@@ -50,6 +50,12 @@ def test_run_and_file_embed_alike(world):
         assert np.abs(run - file).max() < 1e-4
 
 
+def test_one_and_two_processes_embed_alike(world):
+    "To the byte, index and all."
+    for jobs in (1, 2): call('embed', world/'clips', '--model', world/'model.onnx', '--out', world/f'jobs{jobs}', '--jobs', jobs)
+    assert contents(world/'jobs1') == contents(world/'jobs2')
+
+
 def test_sigkill_at_any_moment(world):
     "Killed again and again, it ends with the very bytes of an undisturbed call; once more, and nothing is touched."
     words = [COMMAND, 'embed', str(world/'clips'), '--model', str(world/'model.onnx'), '--out']

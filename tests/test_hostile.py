@@ -1,4 +1,5 @@
 """Hostile numbers: every public function of the numerical modules is right (beside slow plain NumPy, or by an invariant), or refuses with a `ValueError` that names the bad value."""
+import re
 import warnings
 from functools import partial
 from importlib import import_module
@@ -113,6 +114,25 @@ def test_devices_and_choices(name):
     except ValueError as e: assert repr(name) in str(e) and 'cpu' in str(e)
     if name in ('auto', 'cpu'): assert core.check_choice('device', name, ('auto', 'cpu')) == name
     else: refuses(lambda: core.check_choice('device', name, ('auto', 'cpu')), repr(name))
+
+
+@of('core', 'check_count')
+@given(st.one_of(st.integers(), st.floats(), st.booleans(), st.text(max_size=3), st.none()), st.integers(-3, 3))
+def test_only_whole_numbers_count(value, least):
+    if type(value) is int and value >= least: assert core.check_count('k', value, least) == value == core.check_count('k', np.int64(value) if abs(value) < 2**63 else value, least)
+    else: refuses(lambda: core.check_count('k', value, least), repr(value))
+
+
+@of('core', 'check_new', 'NO_SPACE')
+@given(st.sampled_from(('', '/', '.', '..', 'new', 'there', 'there/new', 'none/new', 'folder', 'folder/new')))
+def test_nothing_is_overwritten(tmp_path_factory, name):
+    folder = tmp_path_factory.getbasetemp()
+    (folder/'there').write_text('mine')
+    (folder/'folder').mkdir(exist_ok=True)
+    path = folder/name
+    if name in ('new', 'folder/new'): assert core.check_new(path, path) is None
+    else:
+        with pytest.raises((FileExistsError, FileNotFoundError), match=re.escape(f'{path}: ')): core.check_new(folder/'new', path)
 
 
 @of('core', 'replacing', 'is_left_over')
