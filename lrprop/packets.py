@@ -154,7 +154,7 @@ def announced_bytes(
     with path.open('rb') as file: head = file.read(256)
     if head[:4] == b'RIFF': return 8 + int.from_bytes(head[4:8], 'little')
     segment = head.find(b'\x18S\x80g') + 4  # behind the head there is one segment, which holds all
-    if head[:4] != b'\x1aE\xdf\xa3' or segment == 3: return 0
+    if head[:4] != b'\x1aE\xdf\xa3' or not 3 < segment <= len(head) - 8: return 0
     n, start = _vint(head, segment)
     return start + n if n < (1 << 7*(start - segment)) - 1 else 0  # all ones: not known
 
