@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image
 
 from .core import rng_at
-from .data import choose_val, find_videos
-from .phases import MAX_FRAMES, N_PHASES, PhaseRow, read_phases
+from .data import Listed, list_folder
+from .phases import MAX_FRAMES, N_PHASES, PhaseRow
 from .tfrecord import find_records, parse_video, read_record, video_payload, write_records
 from .video import VideoFile
 from .writing import write_video
@@ -201,7 +201,7 @@ def write_pouring_fixture(
     return folder
 
 # %% ../nbs/18_formats.ipynb #7a2a273f
-def _read_own(path: Path, name: str, row: PhaseRow|None, action: str, split: str) -> RawVideo:
+def _read_own(name: str, path: Path, row: PhaseRow|None, action: str, split: str) -> RawVideo:
     file = VideoFile(path)
     if row is not None and row.n_frames != len(file): raise ValueError(f'{row.where}: n_frames is {row.n_frames}, but {path} has {len(file)} frames')
     return RawVideo(name, action, split, len(file), None if row is None else row.phases, str(path), file.fps, path, size=file.shape[1:3])
@@ -213,20 +213,10 @@ def find_folder(
     seed: int = 0,                # Of that choice
 ) -> Iterator[Entry]: # Sorted by name; videos the table does not list are unlabelled and for training
     "The videos of a folder; raises `ValueError` or `FileNotFoundError` for a bad table, or one that lists a video that is not there."
-    source = Path(source)
-    found, table = find_videos(source), source/'phases.csv' if phases is None else Path(phases)
-    rows = {} if phases is None and not table.is_file() else read_phases(table)
-    by_file = {p.name: name for name, p in found.items()}
-    named = {by_file.get(name, name): row for name, row in rows.items()}
-    for name, row in named.items():
-        if name not in found: raise ValueError(f"{row.where}: no such video in {source}; there are {', '.join(list(found)[:5])}{' …' if len(found) > 5 else ''}")
-    actions, val = {row.action for row in rows.values()}, set() if rows else choose_val(list(found), val_fraction, seed)
-    only = min(actions) if len(actions) == 1 else ''
-    def entry(name: str, path: Path) -> Entry:
-        row = named.get(name)
-        action, split = (row.action, row.split) if row else (only, 'val' if name in val else 'train')
-        return Entry(name, partial(_read_own, path, name, row, action, split), stamp_of(path.suffix, path.stat().st_size, action, split, row and (row.n_frames, row.starts)))
-    return (entry(*item) for item in found.items())
+    def entry(video: Listed) -> Entry:
+        row, stat = video.row, video.path.stat()
+        return Entry(video.name, partial(_read_own, *video), stamp_of(video.path.suffix, stat.st_size, video.action, video.split, row and (row.n_frames, row.starts)))
+    return map(entry, list_folder(source, phases, val_fraction, seed))
 
 def write_folder_fixture(
     folder: str|Path,      # To write into; made if absent
