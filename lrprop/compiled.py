@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
@@ -30,11 +31,23 @@ _all_ = ['triton', 'tl']
 # %% ../nbs/30_compiled.ipynb #702bbdbb
 _F = TypeVar('_F', bound=Callable[..., Any])
 
+def _files(f: Any) -> set[str]:
+    "The files of a function and of what it calls, as far as they are known: of compiled functions, intrinsics and plain ones."
+    code = getattr(getattr(f, '_defn', f), '__code__', None)
+    return getattr(f, 'files', {code.co_filename} if code else set())
+
 def compiled(
     *fastmath: str, # LLVM's fast-math flags that the function can bear; none for IEEE arithmetic
 ) -> Callable[[_F], _F]:
     "A decorator: the function compiled by numba at its first call with arguments of a type, and called as before."
-    return cast(Callable[[_F], _F], njit(cache=True, nogil=True, error_model='numpy', fastmath=set(fastmath) or False))
+    def decorate(f: _F) -> _F:
+        done: Any = njit(cache=True, nogil=True, error_model='numpy', fastmath=set(fastmath) or False)(f)
+        done.files = _files(f).union(*(_files(f.__globals__.get(name)) for name in f.__code__.co_names))
+        if kept := getattr(getattr(done, '_cache', None), '_cache_file', None): # not where numba is switched off
+            stats = [Path(p).stat() for p in sorted(done.files) if Path(p).is_file()]
+            kept._source_stamp = kept._source_stamp, *((s.st_mtime, s.st_size) for s in stats)
+        return cast(_F, done)
+    return decorate
 
 # %% ../nbs/30_compiled.ipynb #9c08b8b6
 @compiled()

@@ -97,10 +97,8 @@ def pull(
                         g_x[i, k] += g*(x[i, k] - y[j, k])
                         g_y[j, k] -= g*(x[i, k] - y[j, k])
         a, n = np.uint64(lo[i]), np.uint64(hi[i])
-        if kind == 1:
-            for j in range(a, n): row[j] = e[j]/row[j]
-        else:
-            for j in range(a, n): row[j] = e[j]*two if kind == 0 else e[j]
+        for j in range(a, n if kind == 1 else a): row[j] = e[j]/row[j]
+        for j in range(a, a if kind == 1 else n): row[j] = e[j]*two if kind == 0 else e[j]
         if kind == 2: continue
         for j in range(a, n):
             sums[j] += row[j]
