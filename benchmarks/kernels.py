@@ -22,7 +22,7 @@ from peers import CONTESTANTS, install, ours_embs, ours_soft, series, step, why_
 from torch import Tensor
 
 from lrprop.dtw import cost_matrix
-from lrprop.kernels import _soft_cpu
+from lrprop.kernels import soft_cpu
 
 NAMES = ('lrprop', 'torch', 'numba', 'numpy', 'llvmlite', 'tslearn', *sorted({p.package for p in CONTESTANTS} - {'lrprop', 'torch', 'tslearn'}))
 
@@ -124,7 +124,7 @@ def compare_soft(B: int, T: int, dtype: torch.dtype, c: Config, among: list, sec
     runs = {p.name: step(partial(p.soft, gamma=c.gamma), leaves[p.name]) for p in among}
     value, E = oracle(cost, c.gamma)
     verify = {n: partial(agree, run, [leaves[n]], value.sum(), [E]) for n, run in runs.items()}
-    runs['lrprop kernel'] = partial(_soft_cpu, cost, c.gamma, torch.tensor([[T, T]]).expand(B, 2), -1, False, False, True)
+    runs['lrprop kernel'] = partial(soft_cpu, cost, c.gamma, torch.tensor([[T, T]]).expand(B, 2), -1, False, False, True)
     return compare(runs, verify, c, section=section, B=B, T=T, dtype=str(dtype)[6:])
 
 

@@ -25,9 +25,9 @@ from packaging.requirements import Requirement
 from . import __version__
 from .align import align
 from .cache import cache_folder
+from .compiled import triton
 from .core import seed_torch_at
 from .dtw import dtw_path
-from .dtw_gpu import triton
 from .encoder import Encoder
 from .losses.lrprop import lrprop
 from .softdtw import soft_dtw

@@ -11,17 +11,18 @@ from math import inf
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 from tqdm import tqdm
 
+from .compiled import compiled
 from .core import FrameSource, check_count
-from .dtw import _SAFE, _columns, _tensor, cost_matrix, dtw_path
-from .partial import Match, _choose, _feed, _match
+from .costs import as_tensor, band_columns
+from .dtw import cost_matrix, dtw_path
+from .partial import Match, SubsequenceStream, best_ends
 
 # %% ../nbs/34_long.ipynb #450ee8c9
-@njit(**_SAFE)
-def _tile(D, lo, hi, c0, row, crossed, left, left_crossed):
+@compiled()
+def _tile(D: np.ndarray, lo: np.ndarray, hi: np.ndarray, c0: int, row: np.ndarray, crossed: np.ndarray, left: np.ndarray, left_crossed: np.ndarray) -> None:
     "Go through a tile from column c0. `row`, `crossed`: of the row above, then of the last; `left`, `left_crossed`: of the column at the left, entry 0 in the row above, then of the last column."
     n = D.shape[1]
     corner, corner_crossed = row[n - 1], crossed[n - 1]
@@ -104,7 +105,7 @@ def _pieces(x: Tensor, y: Tensor, kind: str, lo: np.ndarray, hi: np.ndarray, row
 
 def _pair(x: Tensor|np.ndarray, y: Tensor|np.ndarray) -> tuple[Tensor, Tensor]:
     "Two clips' embeddings on the CPU; `ValueError` for other shapes, NaN, infinity and numbers whose squares are none."
-    x, y = (_tensor(v).detach().cpu() for v in (x, y))
+    x, y = (as_tensor(v).detach().cpu() for v in (x, y))
     for name, v in (('x', x), ('y', y)):
         if v.ndim != 2 or 0 in v.shape: raise ValueError(f'{name}: embeddings of shape {tuple(v.shape)}; valid: (T, d), at least one frame')
         for a in range(0, len(v), 4096):
@@ -136,7 +137,7 @@ def long_path(
     "DTW path of two long clips, the cheapest of all within the windows (eqs. 5-6); `ValueError` for NaN, other shapes, windows without a way through."
     x, y = _pair(x, y)
     lo, hi = _window(windows, len(x), len(y))
-    with tqdm(total=len(x), desc='align', unit='frame', disable=not progress) as bar: value, points = _crossings(x, y, kind, lo, hi, _ROWS, bar)
+    with tqdm(total=len(x), desc='align', unit='frame', disable=not progress) as bar: _, points = _crossings(x, y, kind, lo, hi, _ROWS, bar)
     path, costs = (np.concatenate(v) for v in zip(*_pieces(x, y, kind, lo, hi, _ROWS, points)))
     k, i = path.T
     at_edge = int(((i == lo[k]) & (lo[k] > 0) | (i == hi[k] - 1) & (hi[k] < len(y))).sum())
@@ -152,7 +153,7 @@ def band_windows(
     if n_x < 1 or n_y < 1: raise ValueError(f'{n_x} and {n_y} frames; valid: at least 1')
     check_count('band', band, 0)
     lo, hi = np.empty(n_x, np.int64), np.empty(n_x, np.int64)
-    _columns(n_x, n_y, band, lo, hi)
+    band_columns(n_x, n_y, band, lo, hi)
     return np.stack([lo, hi], 1)
 
 # %% ../nbs/34_long.ipynb #d0c9c07b
@@ -176,7 +177,8 @@ def coarse_windows(
     rows = np.arange(n)
     lo = i[np.searchsorted(k, np.maximum(rows - radius, 0))] - radius
     hi = i[np.searchsorted(k, np.minimum(rows + radius, n - 1), 'right') - 1] + 1 + radius
-    return np.clip(np.repeat(np.stack([lo, hi], 1)*factor, factor, axis=0)[:len(x)], 0, len(y))
+    windows: np.ndarray = np.repeat(np.stack([lo, hi], 1)*factor, factor, axis=0)[:len(x)]
+    return windows.clip(0, len(y))
 
 # %% ../nbs/34_long.ipynb #333c106f
 class StreamSearch:
@@ -186,8 +188,13 @@ class StreamSearch:
         kind: str = 'euclidean', # As `lrprop.dtw.cost_matrix`
     ):
         self.x, _ = _pair(x, x)
-        self.kind, self.n_frames, self._values, self._starts = kind, 0, [], []
-        self._column, self._began = np.full(len(self.x), inf), np.zeros(len(self.x), np.int64)
+        self.kind, self._stream = kind, SubsequenceStream(len(self.x))
+        self._ends: list[tuple[np.ndarray, np.ndarray]] = []
+
+    @property
+    def n_frames(self) -> int:
+        "Frames seen."
+        return self._stream.n_y
 
     def feed(self,
         y: Tensor|np.ndarray, # (n, d) embeddings of the next n frames, any n
@@ -195,19 +202,15 @@ class StreamSearch:
         "Go on; `ValueError` for NaN or another width."
         if len(y) == 0: return
         x, y = _pair(self.x, y)
-        for part in y.split(4096):
-            values, starts = np.empty(len(part)), np.empty(len(part), np.int64)
-            _feed(cost_matrix(part, x, self.kind).numpy(), self._column, self._began, self.n_frames, values, starts)
-            self._values.append(values); self._starts.append(starts)
-            self.n_frames += len(part)
+        self._ends += [self._stream.feed(cost_matrix(part, x, self.kind).mT) for part in y.split(4096)]
 
     def matches(self,
         k: int = 1,         # Matches wanted, at most
         limit: float = inf, # Largest value of a match
     ) -> list[tuple[int, int, float]]: # (first frame, last frame + 1, value), cheapest first; no two overlap
         "The best places so far, as `lrprop.partial.best_matches`; `ValueError` for k below 1."
-        values, starts = (np.concatenate([np.empty(0, t), *v]) for v, t in ((self._values, float), (self._starts, np.int64)))
-        return [(first, last + 1, value) for first, last, value in _choose(values, starts, k, limit)]
+        values, starts = (np.concatenate(v) for v in zip((np.empty(0), np.empty(0, np.int64)), *self._ends))
+        return [(first, last + 1, value) for first, last, value in best_ends(values, starts, k, limit)]
 
 def search_long(
     x: Tensor|np.ndarray,             # (Tx, d) embeddings of the clip that is looked for
@@ -223,5 +226,5 @@ def search_long(
     found = []
     for first, stop, value in search.matches(k, limit):
         path = long_path(search.x, y[np.arange(first, stop)], kind).path + (0, first)
-        found.append(_match(path, value, len(search.x), n_y))
+        found.append(Match.of(path, value, len(search.x), n_y))
     return found

@@ -56,6 +56,7 @@ def cross_pairs(
     check_choice('pairs', pairs, PAIRS)
     if n_videos < 0 or n_views < 1: raise ValueError(f'{n_videos} videos of {n_views} views; valid: 0 or more of 1 or more')
     videos, view = torch.triu_indices(n_videos, n_videos, 1, device=device), torch.arange(n_views, device=device)
-    if pairs == 'one': views = torch.randint(n_views, videos.shape, device=device)[..., None]
-    else: views = (view.expand(2, -1) if pairs == 'diagonal' else torch.cartesian_prod(view, view).T)[:, None]
-    return (videos[..., None]*n_views + views).flatten(1).unbind(0)
+    views = (torch.randint(n_views, videos.shape, device=device)[..., None] if pairs == 'one' else view.expand(2, 1, -1) if pairs == 'diagonal'
+             else torch.cartesian_prod(view, view).T[:, None])
+    rows, columns = (videos[..., None]*n_views + views).flatten(1).unbind(0)
+    return rows, columns

@@ -6,8 +6,10 @@
 __all__ = ['soft_dtw', 'expected_alignment', 'soft_dtw_from_embs', 'soft_dtw_divergence']
 
 # %% ../nbs/32_softdtw.ipynb #bd7d1e30
+from collections.abc import Callable
 from inspect import signature
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,33 +19,37 @@ from torch.autograd import Function
 from torch.autograd.forward_ad import unpack_dual
 from torch.func import vjp
 
+from .compiled import fold_batch, has_kernel, library, traced
 from .core import check_choice
-from .dtw import Lengths, _band, _batch, _fold, _lengths, _library, _over_batch, _refuse_lengths, _tensor, _traced, _wide, cost_matrix
-from .dtw_gpu import _has_kernel
-from .kernels import _group, _soft_any, _soft_cpu, _soft_diagonals, _soft_pairs
-from .kernels_gpu import _soft_triton
+from .costs import Lengths, as_batch, as_tensor, check_band, check_lengths, pair_lengths, wide_dtype
+from .diagonals import soft_any, soft_diagonals
+from .distances import KINDS
+from .dtw import cost_matrix
+from .kernels import soft_cpu, soft_embs_cpu
+from .kernels_gpu import soft_gpu
 
 # %% ../nbs/32_softdtw.ipynb #dd8bee12
-_OPS = _library(__name__)
+_OPS = library(__name__)
 _OPS.define('soft_dtw(Tensor cost, Tensor n_xy, float gamma, int band, bool open_begin, bool open_end, bool align) -> (Tensor, Tensor)')
 _soft_dtw = getattr(torch.ops, _OPS.ns).soft_dtw.default
 
 @torch.library.impl(_OPS, 'soft_dtw', 'CompositeExplicitAutograd')
 def _solve_soft(cost: Tensor, n_xy: Tensor, gamma: float, band: int, open_begin: bool, open_end: bool, align: bool) -> tuple[Tensor, Tensor]:
     "Values (B,) of costs (B,Tx,Ty), and expected alignments, or nothing if not `align`, in the type of the cost."
-    run = _soft_cpu if cost.device.type == 'cpu' else _soft_triton if _has_kernel(cost) else _soft_any
+    run: Callable[..., tuple[Tensor, Tensor|None]] = soft_cpu if cost.device.type == 'cpu' else soft_gpu if has_kernel(cost) else soft_any
     value, E = run(cost, gamma, n_xy, band, open_begin, open_end, align)
-    return value.to(cost.dtype), E.to(cost.dtype) if align else cost.new_empty(0)
+    return value.to(cost.dtype), cost.new_empty(0) if E is None else E.to(cost.dtype)
 
-@torch.library.register_fake(_soft_dtw.name(), lib=_OPS)
-def _(cost, n_xy, gamma, band, open_begin, open_end, align): return cost.new_empty(len(cost)), cost.new_empty(cost.shape if align else 0)
+def _fake_soft(cost: Tensor, n_xy: Tensor, gamma: float, band: int, open_begin: bool, open_end: bool, align: bool) -> tuple[Tensor, Tensor]:
+    return cost.new_empty(len(cost)), cost.new_empty(cost.shape if align else 0)
 
-torch.library.register_vmap(_soft_dtw.name(), _fold(_soft_dtw), lib=_OPS)
+torch.library.register_fake(_soft_dtw.name(), _fake_soft, lib=_OPS)
+torch.library.register_vmap(_soft_dtw.name(), fold_batch(_soft_dtw), lib=_OPS)
 
 def _scaled(E: Tensor, grad: Tensor) -> Tensor:
     "grad*E, in the memory of E unless the graph, and so E, may be needed again."
     keeps = getattr(torch._C._autograd, '_get_current_graph_task_keep_graph', lambda: True)
-    if _traced(E) or keeps(): return grad[:, None, None]*E
+    if traced(E) or keeps(): return grad[:, None, None]*E
     return E if grad.device.type == 'cpu' and (grad == 1).all() else E.mul_(grad[:, None, None]) # a sum hands down ones; a GPU would have to be asked
 
 class _Compiled(Function):
@@ -51,11 +57,11 @@ class _Compiled(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(cost, n_xy, gamma, band, open_begin, open_end):
-        return (_soft_dtw if _traced(cost) else _solve_soft)(cost, n_xy, gamma, band, open_begin, open_end, True)
+    def forward(cost: Tensor, n_xy: Tensor, gamma: float, band: int, open_begin: bool, open_end: bool) -> tuple[Tensor, Tensor]:
+        return (_soft_dtw if traced(cost) else _solve_soft)(cost, n_xy, gamma, band, open_begin, open_end, True)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.save_for_backward(*inputs[:2], output[1])
         ctx.save_for_forward(output[1])
         ctx.mark_non_differentiable(output[1])
@@ -63,26 +69,26 @@ class _Compiled(Function):
         ctx.options = inputs[2:]
 
     @staticmethod
-    def backward(ctx, grad, _):
+    def backward(ctx: Any, grad: Tensor|None, _: None) -> tuple[Tensor|None, ...]:
         cost, n_xy, E = ctx.saved_tensors
         if grad is None: return (None,)*6
         if not torch.is_grad_enabled(): return _scaled(E, grad), *(None,)*5
         gamma, band, *ends = ctx.options
-        value, pull = vjp(lambda D: _soft_diagonals(D.to(_wide(D.device)), gamma, n_xy, band, *ends), cost)
-        return *pull(grad.to(value.dtype)), *(None,)*5
+        pull = vjp(lambda D: soft_diagonals(D.to(wide_dtype(D.device)), gamma, n_xy, band, *ends), cost)[1]
+        return *pull(grad.to(wide_dtype(cost.device))), *(None,)*5
 
 class _SoftDTW(_Compiled):
     "The same with a forward derivative."
     @staticmethod
-    def jvp(ctx, tangent, *_): return (ctx.saved_tensors[-1]*tangent).sum((1, 2)), None
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> tuple[Tensor, None]: return (ctx.saved_tensors[-1]*tangent).sum((1, 2)), None
 
-_Compiled.forward.__signature__ = signature(_Compiled.forward) # torch asks for it at every call
+vars(_Compiled.forward).update(__signature__=signature(_Compiled.forward)) # torch asks for it at every call
 
 # %% ../nbs/32_softdtw.ipynb #3ca6ac13
 def _options(gamma: float, band: int|None, open_begin: bool, open_end: bool) -> tuple[float, int, bool, bool]:
     "Options as the operators take them."
     if not isinstance(gamma, Real) or not 1e-20 <= gamma <= 1e20: raise ValueError(f'gamma is {gamma!r}; valid: above 0, from 1e-20 to 1e20')
-    return float(gamma), _band(band, open_begin, open_end), open_begin, open_end
+    return float(gamma), check_band(band, open_begin, open_end), open_begin, open_end
 
 def _differentiable(*tensors: Tensor) -> bool:
     "Will someone ask for a derivative, backward or forward?"
@@ -92,7 +98,7 @@ def _differentiable(*tensors: Tensor) -> bool:
 def _reduced(value: Tensor, shape: torch.Size, reduction: str) -> Tensor:
     "All values, their mean or their sum."
     check_choice('reduction', reduction, ('none', 'mean', 'sum'))
-    return value.reshape(shape) if reduction == 'none' else getattr(value, reduction)()
+    return value.reshape(shape) if reduction == 'none' else value.mean() if reduction == 'mean' else value.sum()
 
 def soft_dtw(
     cost: Tensor|np.ndarray,  # (Tx, Ty), or (B, Tx, Ty) for a batch; inf forbids a cell, its gradient is 0
@@ -104,11 +110,11 @@ def soft_dtw(
     reduction: str = 'none',  # 'none', 'mean' or 'sum' over the batch
 ) -> Tensor: # Scalar, or (B,) for a batch; float64 for float64, else float32. May be negative: many paths are cheaper than one
     "Soft minimum over all monotone paths (eqs. 10-11); `ValueError` for wrong shapes, lengths or options, NaN and -inf (on a GPU these two, and wrong lengths, give the value NaN)."
-    cost = _tensor(cost)
-    D = _batch(cost)
-    args = D, _lengths(lengths, D.shape, D.device), *_options(gamma, band, open_begin, open_end)
+    cost = as_tensor(cost)
+    D = as_batch(cost)
+    args = D, pair_lengths(lengths, D.shape, D.device), *_options(gamma, band, open_begin, open_end)
     if _differentiable(cost): value, _ = (_Compiled if torch.compiler.is_compiling() else _SoftDTW).apply(*args)
-    else: value, _ = (_soft_dtw if _traced(D) else _solve_soft)(*args, False)
+    else: value, _ = (_soft_dtw if traced(D) else _solve_soft)(*args, False)
     return _reduced(value, cost.shape[:-2], reduction)
 
 # %% ../nbs/32_softdtw.ipynb #bc1bf61d
@@ -122,28 +128,12 @@ def expected_alignment(
     open_end: bool = False,   # As for `dtw_path`
 ) -> Tensor: # Shape of `cost`, in [0, 1]; 1 at both corners, 0 beyond the lengths; no gradient
     "Probability that the alignment passes a cell: the gradient of `soft_dtw` (SPEC A.8), with its errors."
-    cost = _tensor(cost)
-    D = _batch(cost)
-    return _soft_dtw(D.detach(), _lengths(lengths, D.shape, D.device), *_options(gamma, band, open_begin, open_end), True)[1].reshape(cost.shape)
+    cost = as_tensor(cost)
+    D = as_batch(cost)
+    E: Tensor = _soft_dtw(D.detach(), pair_lengths(lengths, D.shape, D.device), *_options(gamma, band, open_begin, open_end), True)[1]
+    return E.reshape(cost.shape)
 
 # %% ../nbs/32_softdtw.ipynb #726c689f
-_KINDS = {'sqeuclidean': 0, 'euclidean': 1, 'cosine': 2} # As `_distances` counts them
-
-def _embs_cpu(x: Tensor, y: Tensor, n_xy: Tensor, gamma: float, kind: str, band: int, open_begin: bool, open_end: bool, slopes: bool) -> tuple[Tensor, Tensor, Tensor]:
-    "Values and both gradients by the fused kernel; pairs out of its range get inf, NaN costs NaN."
-    with torch.autocast('cpu', enabled=False): dots, value = x @ y.mT, np.empty(len(x))
-    g_x, g_y = (torch.zeros_like(z) if slopes else z.new_empty(0, *z.shape[1:]) for z in (x, y))
-    group = _group(*dots.shape[1:], x.element_size()) if slopes else 1
-    def run(a, b):
-        E = dots.new_empty(int(slopes), *dots.shape[1:]).numpy() # of one pair at a time
-        _soft_pairs(dots[a:b].numpy(), n_xy[a:b].numpy(), gamma, band, open_begin, open_end, group, value[a:b], E, _KINDS[kind], *(v[a:b].numpy() for v in (x, y, g_x, g_y)))
-    _over_batch(run, len(x), dots.numel())
-    if slopes:
-        with torch.autocast('cpu', enabled=False):
-            torch.baddbmm(g_x, dots, y, alpha=-1, out=g_x)
-            torch.baddbmm(g_y, dots.mT, x, alpha=-1, out=g_y)
-    return torch.from_numpy(value), g_x, g_y
-
 def _refuse_embs(x: Tensor, y: Tensor, b: int) -> None:
     "Raise a `ValueError` naming the first number of pair `b` that is none."
     for name, z in dict(x=x, y=y).items():
@@ -155,11 +145,11 @@ _soft_embs = getattr(torch.ops, _OPS.ns).soft_dtw_from_embs.default
 @torch.library.impl(_OPS, 'soft_dtw_from_embs', 'CompositeExplicitAutograd')
 def _solve_embs(x: Tensor, y: Tensor, n_xy: Tensor, gamma: float, kind: str, band: int, open_begin: bool, open_end: bool, slopes: bool) -> tuple[Tensor, Tensor, Tensor]:
     "Values (B,) of embeddings (B,Tx,d), (B,Ty,d), and their gradients, or nothing if not `slopes`."
-    _refuse_lengths(n_xy.numpy(), (x.shape[1], y.shape[1]))
+    check_lengths(n_xy.numpy(), (x.shape[1], y.shape[1]))
     x, y = x.detach().contiguous(), y.detach().contiguous()
     if kind == 'cosine': # here the kernel would take NaN for 0
         for b in (~torch.stack([z.isfinite().all(-1).all(-1) for z in (x, y)]).all(0)).nonzero()[:, 0].tolist(): _refuse_embs(x[b, :n_xy[b, 0]], y[b, :n_xy[b, 1]], b)
-    value, g_x, g_y = _embs_cpu(x, y, n_xy.contiguous(), gamma, kind, band, open_begin, open_end, slopes)
+    value, g_x, g_y = soft_embs_cpu(x, y, n_xy.contiguous(), gamma, kind, band, open_begin, open_end, slopes)
     rest = (~value.isfinite()).nonzero()[:, 0]
     for b in rest.tolist(): _refuse_embs(x[b, :n_xy[b, 0]], y[b, :n_xy[b, 1]], b)
     if len(rest): # out of the numbers' range: in two steps, and in float64
@@ -170,21 +160,22 @@ def _solve_embs(x: Tensor, y: Tensor, n_xy: Tensor, gamma: float, kind: str, ban
         value[rest] = again.detach()
     return value.to(x.dtype), g_x, g_y
 
-@torch.library.register_fake(_soft_embs.name(), lib=_OPS)
-def _(x, y, n_xy, gamma, kind, band, open_begin, open_end, slopes): return x.new_empty(len(x)), x.new_empty(x.shape if slopes else (0, *x.shape[1:])), y.new_empty(y.shape if slopes else (0, *y.shape[1:]))
+def _fake_embs(x: Tensor, y: Tensor, n_xy: Tensor, gamma: float, kind: str, band: int, open_begin: bool, open_end: bool, slopes: bool) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(len(x)), x.new_empty(x.shape if slopes else (0, *x.shape[1:])), y.new_empty(y.shape if slopes else (0, *y.shape[1:]))
 
-torch.library.register_vmap(_soft_embs.name(), _fold(_soft_embs), lib=_OPS)
+torch.library.register_fake(_soft_embs.name(), _fake_embs, lib=_OPS)
+torch.library.register_vmap(_soft_embs.name(), fold_batch(_soft_embs), lib=_OPS)
 
 class _CompiledEmbs(Function):
     "The operator with its gradients (of the values only), as `torch.compile` takes it."
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, y, n_xy, gamma, kind, band, open_begin, open_end):
-        return (_soft_embs if _traced(x, y) else _solve_embs)(x, y, n_xy, gamma, kind, band, open_begin, open_end, True)
+    def forward(x: Tensor, y: Tensor, n_xy: Tensor, gamma: float, kind: str, band: int, open_begin: bool, open_end: bool) -> tuple[Tensor, Tensor, Tensor]:
+        return (_soft_embs if traced(x, y) else _solve_embs)(x, y, n_xy, gamma, kind, band, open_begin, open_end, True)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.save_for_backward(*inputs[:3], *output[1:])
         ctx.save_for_forward(*output[1:])
         ctx.mark_non_differentiable(*output[1:])
@@ -192,21 +183,21 @@ class _CompiledEmbs(Function):
         ctx.options = inputs[3:]
 
     @staticmethod
-    def backward(ctx, grad, *_):
+    def backward(ctx: Any, grad: Tensor|None, *_: None) -> tuple[Tensor|None, ...]:
         x, y, n_xy, g_x, g_y = ctx.saved_tensors
         if grad is None: return (None,)*8
         if not torch.is_grad_enabled(): return _scaled(g_x, grad), _scaled(g_y, grad), *(None,)*6
         gamma, kind, band, *ends = ctx.options
-        _, pull = vjp(lambda a, b: soft_dtw(cost_matrix(a, b, kind), gamma, n_xy, None if band < 0 else band, *ends), x, y)
+        pull = vjp(lambda a, b: soft_dtw(cost_matrix(a, b, kind), gamma, n_xy, None if band < 0 else band, *ends), x, y)[1]
         return *pull(grad), *(None,)*6
 
 class _SoftEmbs(_CompiledEmbs):
     "The same with a forward derivative."
     @staticmethod
-    def jvp(ctx, *tangents):
+    def jvp(ctx: Any, *tangents: Tensor|None) -> tuple[Tensor, None, None]:
         return sum((g*t).sum((1, 2)) for g, t in zip(ctx.saved_tensors[-2:], tangents) if t is not None), None, None
 
-_CompiledEmbs.forward.__signature__ = signature(_CompiledEmbs.forward)
+vars(_CompiledEmbs.forward).update(__signature__=signature(_CompiledEmbs.forward))
 
 # %% ../nbs/32_softdtw.ipynb #5c46fa8d
 def soft_dtw_from_embs(
@@ -221,19 +212,19 @@ def soft_dtw_from_embs(
     reduction: str = 'none',  # As for `soft_dtw`
 ) -> Tensor: # Scalar, or (B,) for a batch; float64 if either input is, else float32
     "`soft_dtw(cost_matrix(x, y, kind), ...)`, with its errors, and faster on the CPU."
-    check_choice('kind of cost', kind, tuple(_KINDS))
-    x, y = _tensor(x), _tensor(y)
+    check_choice('kind of cost', kind, tuple(KINDS))
+    x, y = as_tensor(x), as_tensor(y)
     if x.ndim not in (2, 3) or x.ndim != y.ndim or x.shape[-1] != y.shape[-1] or x.shape[:-2] != y.shape[:-2] or 0 in (*x.shape, *y.shape):
         raise ValueError(f'embeddings of shapes {tuple(x.shape)} and {tuple(y.shape)}; valid: (Tx, d) and (Ty, d), or (B, Tx, d) and (B, Ty, d), none of them 0')
     if x.device != y.device: raise ValueError(f'embeddings on {x.device} and {y.device}; valid: one device')
     if x.device.type != 'cpu': return soft_dtw(cost_matrix(x, y, kind), gamma, lengths, band, open_begin, open_end, reduction)
     wide = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     a, b = (z.to(wide) if z.ndim == 3 else z.to(wide)[None] for z in (x, y))
-    n_xy, (gamma, *options) = _lengths(lengths, (len(a), a.shape[1], b.shape[1]), a.device), _options(gamma, band, open_begin, open_end)
+    n_xy, options = pair_lengths(lengths, (len(a), a.shape[1], b.shape[1]), a.device), _options(gamma, band, open_begin, open_end)
     if kind == 'cosine': a, b = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
-    args = a, b, n_xy, gamma, kind, *options
+    args = a, b, n_xy, options[0], kind, *options[1:]
     if _differentiable(x, y): value, *_ = (_CompiledEmbs if torch.compiler.is_compiling() else _SoftEmbs).apply(*args)
-    else: value, *_ = (_soft_embs if _traced(a, b) else _solve_embs)(*args, False)
+    else: value, *_ = (_soft_embs if traced(a, b) else _solve_embs)(*args, False)
     return _reduced(value, x.shape[:-2], reduction)
 
 # %% ../nbs/32_softdtw.ipynb #90732cb7
@@ -247,8 +238,8 @@ def soft_dtw_divergence(
     band: int|None = None,    # As for `dtw_path`
 ) -> Tensor: # Scalar, or (B,) for a batch
     "s(x,y) - s(x,x)/2 - s(y,y)/2, symmetric and 0 for x = y; errors as for `soft_dtw_from_embs`."
-    x, y = _tensor(x), _tensor(y)
+    x, y = as_tensor(x), as_tensor(y)
     n_x = x.shape[-2] if lengths_x is None else lengths_x
     n_y = y.shape[-2] if lengths_y is None else lengths_y
-    s = lambda a, b, n_a, n_b: soft_dtw_from_embs(a, b, gamma, kind, (n_a, n_b), band)
+    def s(a: Tensor, b: Tensor, n_a: Any, n_b: Any) -> Tensor: return soft_dtw_from_embs(a, b, gamma, kind, (n_a, n_b), band)
     return s(x, y, n_x, n_y) - (s(x, x, n_x, n_x) + s(y, y, n_y, n_y))/2

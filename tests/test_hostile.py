@@ -317,7 +317,7 @@ def test_costs(seed, n, m, d, kind, scale, dtype):
         assert z.grad.isfinite().all()
 
 
-@of('dtw', 'Lengths', 'dtw_path', 'dtw_cost', 'dtw_matrix')
+@of('dtw', 'dtw_path', 'dtw_cost', 'dtw_matrix')
 @given(SEED, SIZE, SIZE, st.integers(1, 3), st.booleans(), st.booleans(), st.sampled_from((0., .2)), st.sampled_from(('f4', 'f8', 'i8')))
 def test_dtw_is_the_cheapest_path(seed, n, m, batch, open_begin, open_end, forbidden, dtype):
     rng = rng_at(seed)
@@ -419,7 +419,7 @@ def test_matches_add_up(seed, n, m, drop, begin, end, skip):
     assert abs(2*partial_.drop_cost(D, q) - np.percentile(D, q)) < 1e-12
 
 
-@of('partial', 'subsequence_ends', 'best_matches')
+@of('partial', 'subsequence_ends', 'SubsequenceStream', 'best_ends', 'best_matches')
 @of('long', 'StreamSearch', 'search_long')
 @given(SEED, st.integers(1, 5), st.integers(1, 9), st.integers(1, 3), st.integers(1, 4), st.floats(0, 20))
 def test_search_finds_the_cheapest_places(seed, n, m, k, piece, limit):
@@ -433,11 +433,18 @@ def test_search_finds_the_cheapest_places(seed, n, m, k, piece, limit):
     assert len(found) <= k and all(a.value <= b.value <= limit for a, b in zip(found, found[1:])) and all(f.value <= limit for f in found)
     taken = np.concatenate([[], *(np.unique(f.path[:, 1]) for f in found)])
     assert len(set(taken)) == len(taken) and (not found or abs(found[0].value - values.min()) < 1e-9) and (found or values.min() > limit)
+    ends = partial_.best_ends(values, starts, k, limit)
+    assert [(f.path[0, 1], f.path[-1, 1]) for f in found] == [e[:2] for e in ends] and [f.value for f in found] == [e[2] for e in ends]
+    column = partial_.SubsequenceStream(n)
+    pieces = [column.feed(D[:, a:a + piece]) for a in range(0, m, piece)]
+    assert all(np.array_equal(whole, np.concatenate(part)) for whole, part in zip((values, starts), zip(*pieces)))
+    refuses(lambda: column.feed(D[:1].repeat(n + 1, 0)), n)
     stream = long.StreamSearch(x)
     for a in range(0, m, piece): stream.feed(y[a:a + piece])
     again = long.search_long(x, y, k, limit)
     assert [f[2] for f in stream.matches(k, limit)] == pytest.approx([f.value for f in found]) == [f.value for f in again]
-    for bad in (nan, 0, -1, 1.5): refuses(lambda: partial_.best_matches(D, bad), bad)
+    for bad in (nan, 0, -1, 1.5):
+        for refused in (lambda: partial_.best_matches(D, bad), lambda: partial_.best_ends(values, starts, bad), lambda: partial_.SubsequenceStream(bad)): refuses(refused, bad)
     refuses(lambda: long.search_long(x, y, k, nan), nan)
 
 

@@ -10,20 +10,20 @@ from math import exp, inf, log
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from ..compiled import compiled, over_batch
 from ..core import check_choice
-from ..dtw import _SAFE, _over_batch, _wide
+from ..costs import wide_dtype
 from ..priors import log_similarity, pooled_mean
 from ..propagation import cross_pairs
 
 # %% ../../nbs/57_losses.gta.ipynb #850f6ad6
 SOFTMINS = ('smooth', 'log', 'hard')
 
-@njit(**_SAFE)
+@compiled()
 def _soft_min(a, b, c, gamma, kind):
     "Soft minimum of three numbers, of which some but not all may be inf, and its derivatives; `kind` counts `SOFTMINS`."
     low = min(a, min(b, c))
@@ -40,7 +40,7 @@ def _soft_min(a, b, c, gamma, kind):
     return low + mean, p_a*(1 - (a - mean)/gamma), p_b*(1 - (b - mean)/gamma), p_c*(1 - (c - mean)/gamma)
 
 # %% ../../nbs/57_losses.gta.ipynb #89d9c4c6
-@njit(**_SAFE)
+@compiled()
 def _down(cost, lengths, gamma, kind, first, stop, R):
     "Fill the tables of pairs first <= b < stop; each has a border before its first row and column, inf but for the corner."
     for b in range(first, stop):
@@ -48,7 +48,7 @@ def _down(cost, lengths, gamma, kind, first, stop, R):
             for j in range(lengths[b, 1]):
                 R[b, i + 1, j + 1] = cost[b, i, j] + _soft_min(R[b, i + 1, j], R[b, i, j], R[b, i, j + 1], gamma, kind)[0]
 
-@njit(**_SAFE)
+@compiled()
 def _up(R, lengths, gamma, kind, first, stop, E):
     "Turn the gradient `E` with respect to the cells of the tables into that with respect to the costs."
     for b in range(first, stop):
@@ -67,16 +67,16 @@ class _Table(Function):
         if (n < 1).any(): raise ValueError('a clip has no valid frame; valid: at least 1')
         R = np.full((len(D), D.shape[1] + 1, D.shape[2] + 1), inf)
         R[:, 0, 0] = 0
-        _over_batch(lambda first, stop: _down(D, n, gamma, kind, first, stop, R), len(D), D.size)
+        over_batch(lambda first, stop: _down(D, n, gamma, kind, first, stop, R), len(D), D.size)
         ctx.options, ctx.dtype = (R, n, gamma, kind), cost.dtype
-        return torch.tensor(R[:, 1:, 1:], dtype=_wide(cost.device), device=cost.device)
+        return torch.tensor(R[:, 1:, 1:], dtype=wide_dtype(cost.device), device=cost.device)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         R, n, gamma, kind = ctx.options
         E = np.where(np.isinf(R[:, 1:, 1:]), 0., grad.cpu().double().numpy()) # padding is a constant
-        _over_batch(lambda first, stop: _up(R, n, gamma, kind, first, stop, E), len(R), E.size)
+        over_batch(lambda first, stop: _up(R, n, gamma, kind, first, stop, E), len(R), E.size)
         return torch.tensor(E, dtype=ctx.dtype, device=grad.device), None, None, None
 
 def dtw_table(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core import check_choice
-from ..dtw import _wide
+from ..costs import wide_dtype
 from ..idm import contrastive_idm
 from ..propagation import cross_pairs
 from ..softdtw import soft_dtw_from_embs
@@ -34,7 +34,7 @@ def lav(
     rows, columns = cross_pairs(*embs.shape[:2], device=embs.device)
     mask = mask.flatten(0, 1)
     z, n = embs.flatten(0, 1).masked_fill(~mask[..., None], 0.), mask.sum(-1)
-    scale = (seq_lens if time == 'normalised' else torch.ones_like(seq_lens)).to(_wide(embs.device)).repeat_interleave(embs.shape[1])
+    scale = (seq_lens if time == 'normalised' else torch.ones_like(seq_lens)).to(wide_dtype(embs.device)).repeat_interleave(embs.shape[1])
     times, window = steps.flatten(0, 1)/scale[:, None], torch.full_like(scale, sigma)/scale  # a plain sigma/scale rounds otherwise
     idm = contrastive_idm(z, times, mask, window, margin)
     sdtw = soft_dtw_from_embs(z[rows], z[columns], gamma, 'sqeuclidean', torch.stack([n[rows], n[columns]], -1))

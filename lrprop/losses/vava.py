@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import check_choice
-from ..dtw import _wide, cost_matrix
+from ..costs import wide_dtype
+from ..dtw import cost_matrix
 from ..propagation import cross_pairs
 
 # %% ../../nbs/54_losses.vava.ipynb #1ced5c7b
@@ -21,7 +22,7 @@ def consistency_weight(
     step: int|Tensor, # s ≥ 0, training steps done; a scalar tensor is not brought to the host
 ) -> float|Tensor: # φ in [0.001, 0.999]
     "How much the prior trusts the diagonal, against the most similar frame (VAVA, vava.py; SPEC B.6.4)."
-    if isinstance(step, Tensor): return (.999**(step + 1).to(_wide(step.device)).sqrt().floor()).clamp(.001, .999)
+    if isinstance(step, Tensor): return (.999**(step + 1).to(wide_dtype(step.device)).sqrt().floor()).clamp(.001, .999)
     return min(max(.999**isqrt(step + 1), .001), .999)
 
 # %% ../../nbs/54_losses.vava.ipynb #3c177a9b
@@ -35,7 +36,7 @@ def transport_priors(
     variant: str = 'corrected', # 'corrected', or 'released': the column left of the most similar frame
 ) -> tuple[Tensor, Tensor]: # (P, T+1, T+1) prior P and temporal score S; index 0 is the virtual frame
     "Where VAVA expects mass to go (vava.py; SPEC B.6.3 and 5)."
-    at = torch.arange(1, nearest.shape[1] + 2, device=nearest.device, dtype=_wide(nearest.device))
+    at = torch.arange(1, nearest.shape[1] + 2, device=nearest.device, dtype=wide_dtype(nearest.device))
     N, M = (n.to(at)[:, None, None] + 1 for n in (n_x, n_y))
     best = F.pad(nearest + (variant == 'corrected'), (1, 0)) + 1  # columns, from 1
     h, c, o = (1/N**2 + 1/M**2).sqrt(), (at[:, None]/N - at/M).abs(), (at - best[..., None]).abs()/M

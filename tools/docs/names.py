@@ -65,6 +65,7 @@ def public_names(package: Path) -> Iterator[Name]:
                 for e in getattr(t, 'elts', [t]): places.setdefault(getattr(e, 'id', getattr(e, 'name', None)), node)
         exported = next(ast.literal_eval(places[a].value) for a in ['__all__'])
         for name in exported:
+            if name not in places: continue  # an import handed on
             node = places[name]
             page = anchors.get(f'{package.name}.{module}.{name}', '').partition('#')[0]
             yield Name(module, name, node.lineno, _about(node, source.splitlines()), page and f'{page}#{anchor_of(name, set(exported))}')
