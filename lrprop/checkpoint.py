@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'previous_checkpoint', 'save_tensors', 'save_checkpoint', 'DamagedFile', 'load_tensors', 'load_checkpoint',
-           'check_same_config', 'resume_checkpoint', 'Terminated', 'noting_sigterm', 'deterministic', 'data_hash',
-           'save_encoder', 'encoder_file', 'load_encoder']
+           'check_same_config', 'resume_checkpoint', 'Terminated', 'noting_sigterm', 'deterministic',
+           'fastest_convolutions', 'data_hash', 'save_encoder', 'encoder_file', 'load_encoder']
 
 # %% ../nbs/60_checkpoint.ipynb #1bf73370
 import hashlib
@@ -167,6 +167,16 @@ def deterministic(
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.benchmark, more.fill_uninitialized_memory = before[2:]
+
+@contextmanager
+def fastest_convolutions(
+    wanted: bool = True, # False changes nothing
+) -> Iterator[None]:
+    "Have cuDNN keep the fastest algorithm for each size it meets, unless bits must repeat."
+    before = torch.backends.cudnn.benchmark
+    if wanted and not torch.are_deterministic_algorithms_enabled(): torch.backends.cudnn.benchmark = True
+    try: yield
+    finally: torch.backends.cudnn.benchmark = before
 
 # %% ../nbs/60_checkpoint.ipynb #daa03c65
 def data_hash(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from .checkpoint import Terminated, check_same_config, data_hash, load_tensors, noting_sigterm, resume_checkpoint, save_checkpoint, save_encoder, save_tensors
+from .checkpoint import Terminated, check_same_config, data_hash, fastest_convolutions, load_tensors, noting_sigterm, resume_checkpoint, save_checkpoint, save_encoder, save_tensors
 from .collapse import COLLAPSED, CollapseError, CollapseWarning, clip_spread, count_collapsed
 from .core import Batch, Video, check_choice, rng_at, seed_torch_at
 from .distributed import any_process, backward, gather, joined, on_first, own_share, rank, sharing
@@ -124,8 +124,7 @@ def replay(
     batch = Batch(**state['batch'] | dict(names=tuple(state['batch']['names'])))
     seed_torch_at(state['seed'], 'dropout', state['epoch'], state['step'])
     value, numbers = batch_loss(encoder, loss, batch, state['output'], state['precision'])
-    trained = _parameters(encoder, loss)
-    grads = [g for g in torch.autograd.grad(value, trained, allow_unused=True) if g is not None]
+    grads = [g for g in torch.autograd.grad(value, _parameters(encoder, loss), allow_unused=True) if g is not None]
     norm = nn.utils.get_total_norm(grads).item()
     _Attempt(state['epoch'], state['step'], batch, {}).check(norm)
     if numbers['spread'] < COLLAPSED: raise CollapseError(f'all frames of a clip are embedded alike (spread {numbers["spread"]:.1g}) on a batch of {", ".join(batch.names)}')
@@ -164,14 +163,6 @@ def _show(bar: tqdm, numbers: dict[str, float], n_frames: int, **more: float) ->
     bar.set_postfix({name: f'{value:.4g}' for name, value in (numbers | more).items()} | ({'frames/s': f'{rate*n_frames:.0f}'} if rate else {}), refresh=False)
     bar.update()
 
-@contextmanager
-def _fastest_convolutions(wanted: bool) -> Iterator[None]:
-    "Have cuDNN keep the fastest algorithm for each size it meets, unless bits must repeat."
-    before = torch.backends.cudnn.benchmark
-    if wanted and not torch.are_deterministic_algorithms_enabled(): torch.backends.cudnn.benchmark = True
-    try: yield
-    finally: torch.backends.cudnn.benchmark = before
-
 # %% ../nbs/60_trainer.ipynb #57e9c0de
 @dataclass
 class _Run:
@@ -197,8 +188,7 @@ class _Run:
 
     def resume(self, checkpoint: Path) -> None:
         "Bring encoder, loss and optimiser to where a checkpoint left them, if there is one."
-        state = on_first(resume_checkpoint, checkpoint, self.belongs['config'])
-        if state is None: return
+        if (state := on_first(resume_checkpoint, checkpoint, self.belongs['config'])) is None: return
         check_same_config(checkpoint, dict(data=state['data']), dict(data=self.belongs['data']))
         self.encoder.load_state_dict(state['encoder'])
         for module in _modules(self.loss): module.load_state_dict(state['loss'])
@@ -248,7 +238,7 @@ def _loop(run: _Run, groups: Callable[[int], list[list[Video]]], clips: Callable
             for i in range(len(at.steps), n_steps):
                 started = time.monotonic()
                 batch = clips(of_epoch[i], epoch, i)
-                with _fastest_convolutions(images): at.steps.append(run.step(batch, epoch, i))
+                with fastest_convolutions(images): at.steps.append(run.step(batch, epoch, i))
                 at.seconds += time.monotonic() - started
                 _show(bar, at.steps[-1], batch.mask.numel(), epoch=epoch, lr=rate)
                 stop, due = any_process(terminated(), time.monotonic() - run.saved >= 60*checkpoint_minutes)
