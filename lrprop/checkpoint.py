@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'previous_checkpoint', 'save_tensors', 'save_checkpoint', 'DamagedFile', 'load_tensors', 'load_checkpoint',
-           'check_same_config', 'resume_checkpoint', 'Terminated', 'noting_sigterm', 'deterministic', 'data_hash',
-           'save_encoder', 'encoder_file', 'load_encoder']
+           'check_same_config', 'resume_checkpoint', 'Terminated', 'noting_sigterm', 'deterministic',
+           'fastest_convolutions', 'data_hash', 'save_encoder', 'encoder_file', 'load_encoder']
 
 # %% ../nbs/60_checkpoint.ipynb #1bf73370
 import hashlib
@@ -19,11 +19,12 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from .core import Video, content_hash, replacing
 from .encoder import Encoder
@@ -46,19 +47,19 @@ def previous_checkpoint(
 
 def save_tensors(
     path: Path,  # Where; the folder must exist
-    state: dict, # Tensors, numbers, strings, lists and dicts of them
+    state: dict[str, Any], # Tensors, numbers, strings, lists and dicts of them
     keep: bool = False, # Keep the file of before, as `previous_checkpoint`
 ) -> None:
     "Write a file of tensors that is complete and on the disk, or absent."
     with replacing(path) as temporary:
         with open(temporary, 'wb') as file: torch.save(dict(format=FORMAT) | state, file)  # of a file that Python writes it is known why it could not be
         _sync(temporary)
-        if keep and path.exists(): os.replace(path, previous_checkpoint(path))
+        if keep and path.exists(): path.replace(previous_checkpoint(path))
     _sync(path.parent)
 
 def save_checkpoint(
     path: Path,  # Where; the folder must exist
-    state: dict, # As `save_tensors`; `config` is what it belongs to
+    state: dict[str, Any], # As `save_tensors`; `config` is what it belongs to
 ) -> None:
     "Write a checkpoint, and keep the one before: whatever kills this, one of them is whole."
     save_tensors(path, state, keep=True)
@@ -70,19 +71,19 @@ class DamagedFile(ValueError):
 def load_tensors(
     path: Path, # A file of `save_tensors`
     device: str|torch.device = 'cpu', # Where its tensors go
-) -> dict: # The state
+) -> dict[str, Any]: # The state
     "Read a file of tensors, executing nothing in it; raises `FileNotFoundError`, `DamagedFile`, and `ValueError` for one of another version."
     try:
         with zipfile.ZipFile(path) as file: spoilt = file.testzip()
         if spoilt: raise ValueError(f'the checksum of {spoilt} is wrong')
-        state = torch.load(path, map_location=device, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except OSError: raise
     except Exception as e: raise DamagedFile(f'{path} is damaged and cannot be read ({type(e).__name__}: {str(e).splitlines()[0][:120] if str(e) else "no reason given"}); delete it to start anew') from None
     found = state.get('format', 'none') if isinstance(state, dict) else 'none'
     if found != FORMAT: raise ValueError(f'{path} was written by another version of lrprop (format {found}, and this one reads {FORMAT}); move it away to start anew, or use that version')
     return state
 
-def _load(path: Path, device: str|torch.device) -> tuple[dict, Path]:
+def _load(path: Path, device: str|torch.device) -> tuple[dict[str, Any], Path]:
     "The newest whole checkpoint, and the file it came from."
     previous = previous_checkpoint(path)
     try: return load_tensors(path, device), path
@@ -96,9 +97,9 @@ def _load(path: Path, device: str|torch.device) -> tuple[dict, Path]:
 
 def load_checkpoint(
     path: Path,               # A file written by `save_checkpoint`
-    config: dict|None = None, # The configuration it must belong to; None accepts any
+    config: dict[str, Any]|None = None, # The configuration it must belong to; None accepts any
     device: str|torch.device = 'cpu', # Where its tensors go
-) -> dict: # The state
+) -> dict[str, Any]: # The state
     "Read the newest whole checkpoint; raises `FileNotFoundError`, `DamagedFile`, and `ValueError` if it is of another configuration or version."
     state, source = _load(path, device)
     if config is not None: check_same_config(source, state['config'], config)
@@ -106,8 +107,8 @@ def load_checkpoint(
 
 def check_same_config(
     path: Path, # Where the configuration `found` was found, for the message
-    found: dict,  # What was there
-    wanted: dict, # What this run wants
+    found: dict[str, Any],  # What was there
+    wanted: dict[str, Any], # What this run wants
 ) -> None:
     "Raise a `ValueError` that shows every difference of two configurations."
     found, wanted = (json.loads(json.dumps(c)) for c in (found, wanted))  # tuples and lists are the same
@@ -119,9 +120,9 @@ def check_same_config(
 # %% ../nbs/60_checkpoint.ipynb #a18fb25f
 def resume_checkpoint(
     path: Path,   # The run's checkpoint, or where it will be
-    config: dict, # The configuration it must belong to
+    config: dict[str, Any], # The configuration it must belong to
     device: str|torch.device = 'cpu', # Where its tensors go
-) -> dict|None: # The state to go on from; None to start anew
+) -> dict[str, Any]|None: # The state to go on from; None to start anew
     "Read what an earlier run left, and clear away what is half-written or damaged; raises as `load_checkpoint`."
     for file in path.parent.iterdir():
         if re.fullmatch(rf'\.{re.escape(path.stem)}-\d+\.\w+', file.name): file.unlink()  # named by `replacing`
@@ -158,7 +159,7 @@ def deterministic(
         yield
         return
     os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # read by cuBLAS when it starts
-    more = torch.utils.deterministic
+    more: Any = torch.utils.deterministic  # a property of which its types know nothing
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(), torch.backends.cudnn.benchmark, more.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark, more.fill_uninitialized_memory = False, False  # filling is for programs that read what nobody wrote
@@ -166,6 +167,16 @@ def deterministic(
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.benchmark, more.fill_uninitialized_memory = before[2:]
+
+@contextmanager
+def fastest_convolutions(
+    wanted: bool = True, # False changes nothing
+) -> Iterator[None]:
+    "Have cuDNN keep the fastest algorithm for each size it meets, unless bits must repeat."
+    before = torch.backends.cudnn.benchmark
+    if wanted and not torch.are_deterministic_algorithms_enabled(): torch.backends.cudnn.benchmark = True
+    try: yield
+    finally: torch.backends.cudnn.benchmark = before
 
 # %% ../nbs/60_checkpoint.ipynb #daa03c65
 def data_hash(
@@ -186,13 +197,13 @@ def save_encoder(
         _sync(temporary)
     _sync(path.parent)
 
-def _read_encoder(path: Path) -> tuple[dict, dict]:
+def _read_encoder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     "Settings and weights of an encoder, from either kind of file."
     if path.suffix != '.safetensors':
         state = load_checkpoint(path)
         return state['encoder_config'], state['encoder']
     try:
-        with safetensors.safe_open(path, 'pt') as file: return json.loads(file.metadata()['encoder']), {k: file.get_tensor(k) for k in file.keys()}
+        with safetensors.safe_open(path, 'pt') as file: return json.loads(file.metadata()['encoder']), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (it has no iterator)
     except OSError: raise
     except Exception as e: raise DamagedFile(f'{path} is damaged, or holds no encoder of lrprop ({type(e).__name__}: {e})') from None
 

@@ -12,14 +12,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
+from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor, distributed as dist, nn
+from torch import Tensor, nn
+from torch import distributed as dist
 from torch.nn.modules.batchnorm import _BatchNorm
 
 # %% ../nbs/60_distributed.ipynb #d0000007
-_patient = None   # The group in which the others wait for the first process
-_meetings = []   # Where the processes of this program find each other, each time in a place of its own: what an earlier time left there would mislead
+_T = TypeVar('_T')
+_patient: 'list[dist.ProcessGroup]' = []  # The group in which the others wait for the first process, while they are connected
+_meetings: list[Any] = []  # Where the processes of this program find each other, each time in a place of its own: what an earlier time left there would mislead
 
 def n_processes() -> int: # At least 1
     "How many processes work on this run."
@@ -37,46 +40,45 @@ def _launched() -> bool:
         found = [[os.environ.get(name, '0') for name in names] for names in _MPI if names[1] in os.environ]
         if found: os.environ.update(zip(('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), found[0]))
         else: warnings.warn('accelerate launch --cpu starts several processes only through MPI (--mpirun_hostfile); this is one process, use torchrun for more', stacklevel=4)
-    return dist.is_available() and int(os.environ.get('WORLD_SIZE', 1)) > 1
+    return dist.is_available() and int(os.environ.get('WORLD_SIZE', '1')) > 1
 
 @contextmanager
 def joined(
     timeout: float = 600., # Seconds after which a process that does not answer is given up
 ) -> Iterator[None]:
     "Connect the processes that a launcher started, while inside; also a decorator. Nothing happens in a single process, or where they are connected already."
-    global _patient
     if not _launched() or dist.is_initialized():
         yield
         return
     cuda = torch.cuda.is_available()
-    if cuda: torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count())
+    if cuda: torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count())
     limit = timedelta(seconds=timeout)
-    _meetings.append(_meetings[-1] if _meetings else next(dist.rendezvous('env://', timeout=limit)))
+    _meetings.append(_meetings[-1] if _meetings else next(dist.rendezvous('env://', timeout=limit)))  # type: ignore[attr-defined]
     store, place, size = _meetings[-1]
-    dist.init_process_group('cpu:gloo,cuda:nccl' if cuda else 'gloo', store=dist.PrefixStore(f'lrprop {len(_meetings)}', store), rank=place, world_size=size, timeout=limit)
+    dist.init_process_group('cpu:gloo,cuda:nccl' if cuda else 'gloo', store=dist.PrefixStore(f'lrprop {len(_meetings)}', store), rank=place, world_size=size, timeout=limit)  # type: ignore[attr-defined]
     try:
-        _patient = dist.new_group(backend='gloo', timeout=timedelta(days=1))
+        _patient.append(cast('dist.ProcessGroup', dist.new_group(backend='gloo', timeout=timedelta(days=1))))  # of all, so this process is in it
         yield
-        dist.barrier(_patient)  # whoever leaves first would break the others' connections
+        dist.barrier(_patient[0])  # whoever leaves first would break the others' connections
     finally:
-        _patient = None
+        _patient.clear()
         dist.destroy_process_group()
 
 # %% ../nbs/60_distributed.ipynb #d0000010
 def on_first(
-    function: Callable, # Called in the first process only
-    *arguments,         # Of the function
-) -> object: # What it returned there; tensors lie on the CPU if they did
+    function: Callable[..., _T], # Called in the first process only
+    *arguments: Any,             # Of the function
+) -> _T: # What it returned there; tensors lie on the CPU if they did
     "Call a function in one process and give all its result; an exception of it is raised in all."
     if n_processes() == 1: return function(*arguments)
-    answer = [None]
+    answer: list[Any] = [None]  # (result, exception)
     if rank() == 0:
         try: answer = [(function(*arguments), None)]
         except Exception as error: answer = [(None, error)]
-    dist.broadcast_object_list(answer, 0, _patient)
-    result, error = answer[0]
-    if error is not None: raise error
-    return result
+    dist.broadcast_object_list(answer, 0, _patient[0] if _patient else None)
+    result, failure = answer[0]
+    if failure is not None: raise failure
+    return cast(_T, result)
 
 def any_process(
     *here: bool, # Whether each thing is so in this process
@@ -99,12 +101,12 @@ def own_share(
 class _Gather(torch.autograd.Function):
     "All shares in every process; as each process scores all of them, the gradient of its own is complete there."
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         parts = [torch.empty_like(x) for _ in range(n_processes())]
         dist.all_gather(parts, x.contiguous())
         return torch.cat(parts)
     @staticmethod
-    def backward(ctx, grad): return grad.chunk(n_processes())[rank()]
+    def backward(ctx: Any, grad: Tensor) -> Tensor: return grad.chunk(n_processes())[rank()]
 
 def gather(
     x: Tensor, # (n, …) this process's share, of one shape in all
@@ -116,21 +118,21 @@ def gather(
 class _Normalise(torch.autograd.Function):
     "Mean 0 and variance 1 of every channel over the shares of all processes."
     @staticmethod
-    def forward(ctx, x, eps):
+    def forward(ctx: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         ctx.dims, wide = [d for d in range(x.ndim) if d != 1], x.to(torch.promote_types(x.dtype, torch.float32))
         var, mean = torch.var_mean(wide, ctx.dims, correction=0)
         shares = [torch.empty_like(torch.stack([mean, var])) for _ in range(n_processes())]
         dist.all_gather(shares, torch.stack([mean, var]))
         means, variances = torch.stack(shares, 1)
         mean, var = means.mean(0), variances.mean(0) + means.var(0, correction=0)
-        def shaped(v): return v.view(-1, *[1]*(x.ndim - 2))
+        def shaped(v: Tensor) -> Tensor: return v.view(-1, *[1]*(x.ndim - 2))
         scale = shaped((var + eps).rsqrt())
         normal = (wide - shaped(mean)) * scale
         ctx.save_for_backward(normal, scale)
         ctx.mark_non_differentiable(mean, var)
         return normal, mean, var
     @staticmethod
-    def backward(ctx, grad, *_):
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None]:
         normal, scale = ctx.saved_tensors
         sums = torch.stack([grad.mean(ctx.dims, keepdim=True), (grad*normal).mean(ctx.dims, keepdim=True)])
         dist.all_reduce(sums)
@@ -140,9 +142,11 @@ class _Normalise(torch.autograd.Function):
 def _batch_norm(layer: _BatchNorm, x: Tensor) -> Tensor:
     "The layer's output for this process's share, as if it had seen all shares."
     if not layer.training: return type(layer).forward(layer, x)
+    normal: Tensor
     normal, mean, var = _Normalise.apply(x, layer.eps)
     if layer.track_running_stats:
-        layer.num_batches_tracked += 1
+        assert layer.num_batches_tracked is not None and layer.running_mean is not None and layer.running_var is not None
+        layer.num_batches_tracked.add_(1)
         n = n_processes() * x.numel() / x.shape[1]
         rate = 1/int(layer.num_batches_tracked) if layer.momentum is None else layer.momentum
         layer.running_mean.lerp_(mean.to(layer.running_mean), rate)
@@ -158,20 +162,22 @@ def _dropout(layer: nn.Dropout, x: Tensor) -> Tensor:
 
 def _sub_batches(backbone: nn.Module, frames: Tensor) -> Tensor:
     "The output of a backbone that passes its input in pieces: of whole pieces each is normalised by itself, as in one process."
-    def forward(): return type(backbone).forward(backbone, frames)
-    n_pieces, left = divmod(len(frames), backbone.sub_batch)
-    if not backbone.training or len(frames)*n_processes() <= backbone.sub_batch: return forward()
-    if left: raise ValueError(f'{len(frames)} frames for each of {n_processes()} processes are not a multiple of sub_batch={backbone.sub_batch}, so batch norm would see other pieces than in one process; choose a sub_batch that divides {len(frames)}, or other frames a clip, such as a multiple of {backbone.sub_batch}')
+    forward: Callable[[], Tensor] = partial(type(backbone).forward, backbone, frames)
+    size = cast(int, backbone.sub_batch)
+    n_pieces, left = divmod(len(frames), size)
+    if not backbone.training or len(frames)*n_processes() <= size: return forward()
+    if left: raise ValueError(f'{len(frames)} frames for each of {n_processes()} processes are not a multiple of sub_batch={size}, so batch norm would see other pieces than in one process; choose a sub_batch that divides {len(frames)}, or other frames a clip, such as a multiple of {backbone.sub_batch}')
     layers = [layer for layer in backbone.modules() if isinstance(layer, _BatchNorm) and layer.training]
-    statistics = [x for layer in layers for x in (layer.running_mean, layer.running_var)]
+    statistics, momentum = [x for layer in layers for x in (layer.running_mean, layer.running_var) if x is not None], layers[0].momentum
+    assert momentum is not None  # a ResNet's are 0.1
     before, ways = torch.cat(statistics), [vars(layer).pop('forward') for layer in layers]
     try: output = forward()
     finally:
-        for layer, way in zip(layers, ways): layer.forward = way
-    now, kept = before, (1 - layers[0].momentum)**n_pieces
+        for layer, way in zip(layers, ways): vars(layer)['forward'] = way
+    now, kept = before, (1 - momentum)**n_pieces
     for after in gather(torch.cat(statistics)[None]): now = kept*now + (after - kept*before)  # piece after piece, as one process meets them
     for x, new in zip(statistics, now.split([len(x) for x in statistics])): x.data.copy_(new)  # the backward pass in training does not use them
-    for layer in layers: layer.num_batches_tracked += n_pieces*(n_processes() - 1)
+    for count in (layer.num_batches_tracked for layer in layers if layer.num_batches_tracked is not None): count.add_(n_pieces*(n_processes() - 1))
     return output
 
 @torch.no_grad()
@@ -193,13 +199,13 @@ def sharing(
         return
     for module in (encoder, loss):
         if isinstance(module, nn.Module): _copy_first(module)
-    ways = ((_BatchNorm, _batch_norm), (nn.Dropout, _dropout))
+    ways: tuple[tuple[type[nn.Module], Callable[..., Tensor]], ...] = ((_BatchNorm, _batch_norm), (nn.Dropout, _dropout))
     taken = [(layer, way) for layer in encoder.modules() for kind, way in ways if isinstance(layer, kind)]
-    if hasattr(getattr(encoder, 'backbone', None), 'sub_batch'): taken.append((encoder.backbone, _sub_batches))
-    for layer, way in taken: layer.forward = partial(way, layer)
+    if isinstance(backbone := getattr(encoder, 'backbone', None), nn.Module) and hasattr(backbone, 'sub_batch'): taken.append((backbone, _sub_batches))
+    for layer, way in taken: vars(layer)['forward'] = partial(way, layer)
     try: yield
     finally:
-        for layer, _ in taken: del layer.forward
+        for layer, _ in taken: del vars(layer)['forward']
 
 # %% ../nbs/60_distributed.ipynb #d0000018
 def backward(

@@ -15,13 +15,15 @@ from importlib import import_module
 from inspect import signature
 from math import ceil
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .backbone import Backbone, PaperBackbone, center as centred
+from .backbone import Backbone, PaperBackbone
+from .backbone import center as centred
 from .core import FrameSource, Video, check_choice, check_new, replacing
 from .encoder import Encoder, embed_frames, positional_encoding
 
@@ -30,13 +32,13 @@ class _Look(nn.Module):
     "Images → features."
     def __init__(self, backbone: Backbone|PaperBackbone):
         super().__init__()
-        self.backbone, self.net = backbone, getattr(backbone, 'module', backbone)
+        self.backbone, self.net = backbone, backbone if isinstance(backbone, PaperBackbone) else backbone.module
 
     def forward(self, frames: Tensor) -> Tensor:
         x = self.backbone.prepare(frames.flatten(0, 1).movedim(-1, 1))
-        if isinstance(self.net, PaperBackbone): x = self.net.layer4(self.net.trunk(x)).amax((2, 3))  # its own forward takes 40 frames at a time
-        else: x = self.net(x)
-        return x.unflatten(0, frames.shape[:2])
+        x = self.net.layer4(self.net.trunk(x)).amax((2, 3)) if isinstance(self.net, PaperBackbone) else self.net(x)  # its own forward takes 40 frames at a time
+        of_clips: Tensor = x.unflatten(0, frames.shape[:2])
+        return of_clips
 
 class _Center(nn.Module):
     "Features less the mean of the real ones."
@@ -79,8 +81,8 @@ class ModelInfo:
     decode_size: int|None      # Side to which a video's frames are squashed when decoded
     version: int = _VERSION    # Of this list
 
-    def __post_init__(self):
-        whole = lambda x: type(x) is int and x > 0
+    def __post_init__(self) -> None:
+        def whole(x: object) -> bool: return type(x) is int and x > 0
         if self.version != _VERSION: raise ValueError(f'is of version {self.version!r}, this lrprop reads version {_VERSION}; export the run again')
         if self.takes not in ('images', 'features') or type(self.center) is not bool: raise ValueError(f'takes {self.takes!r} with center {self.center!r}; valid: images or features, and true or false')
         needed = ('in_dim', 'emb_dim', 'n_frames', 'max_chunk', *('size', 'decode_size') * (self.backbone is not None))
@@ -98,13 +100,16 @@ class ModelInfo:
 
 def _describe(encoder: Encoder, backbone: Backbone|PaperBackbone|None, takes: str, center: bool, decode_size: int) -> ModelInfo:
     "What is known of a model."
-    max_chunk, c = signature(embed_frames).parameters['max_chunk'].default, encoder.config
-    net = dict(backbone=None, backbone_sha256=None, size=None, mean=None, std=None, decode_size=None) if backbone is None else dict(backbone=backbone.name,
+    max_chunk: int = signature(embed_frames).parameters['max_chunk'].default
+    c: dict[str, Any] = encoder.config
+    net: dict[str, Any] = dict(backbone=None, backbone_sha256=None, size=None, mean=None, std=None, decode_size=None) if backbone is None else dict(backbone=backbone.name,
         backbone_sha256=getattr(backbone, 'identity', None), size=backbone.size, mean=tuple(backbone.mean), std=tuple(backbone.std), decode_size=decode_size)
     return ModelInfo(takes, c['in_dim'], c['emb_dim'], c['n_frames'], max_chunk, center, **net)
 
 # %% ../nbs/63_export.ipynb #c344f2e5
-def _need(*names: str) -> list:
+_ModelProto = Any  # onnx's, which is imported where it is used: it is an extra
+
+def _need(*names: str) -> list[Any]:
     "Modules of the extra."
     try: return [import_module(name) for name in names]
     except ImportError as e: raise ValueError(f"ONNX files need {e.name or names[0]}: pip install 'lrprop[onnx]'") from None
@@ -115,7 +120,7 @@ def read_info(
     "What one must know of a file; raises `ValueError` if it is none of ours or not whole, `FileNotFoundError`."
     return _read(Path(path))[1]
 
-def _read(path: Path) -> tuple['onnx.ModelProto', ModelInfo, str]:
+def _read(path: Path) -> tuple[_ModelProto, ModelInfo, str]:
     "The graph, its description, the file's SHA-256."
     onnx, = _need('onnx')
     if not path.is_file(): raise FileNotFoundError(f'{path}: no such file; expected an encoder written by lrprop export')
@@ -135,11 +140,12 @@ class OnnxModel:
         path: str|Path, # Written by `export_onnx`
         n_threads: int|None = None, # Of ONNX Runtime; None: as many as torch uses
     ):
-        self.path, self.n_threads, self._sessions = Path(path), n_threads, {}
+        self.path, self.n_threads = Path(path), n_threads
+        self._sessions: dict[tuple[str, ...], Any] = {}
         self.model, self.info, self.sha256 = _read(self.path)
         _need('onnxruntime')
 
-    def __getstate__(self) -> dict: return self.__dict__ | {'_sessions': {}}
+    def __getstate__(self) -> dict[str, Any]: return self.__dict__ | {'_sessions': {}}
     def __repr__(self) -> str: return f"OnnxModel('{self.path.name}': {self.info})"
 
     def _run(self, gives: str, **takes: np.ndarray) -> np.ndarray:
@@ -152,7 +158,8 @@ class OnnxModel:
             options.add_session_config_entry('session.intra_op.allow_spinning', '0')  # waiting threads sleep: the machine may be shared
             try: self._sessions[key] = ort.InferenceSession(onnx.Extractor(self.model).extract_model(list(takes), [gives]).SerializeToString(), options, providers=['CPUExecutionProvider'])
             except Exception as e: raise ValueError(f'{self.path}: ONNX Runtime does not take it ({type(e).__name__}: {str(e).strip().splitlines()[0][:200]})') from None
-        return self._sessions[key].run([gives], takes)[0]
+        given: np.ndarray = self._sessions[key].run([gives], takes)[0]
+        return given
 
     def batch(self,
         frames: np.ndarray, # (N, T, H, W, 3) uint8 or (N, T, in_dim) float32, as the file takes them
@@ -180,7 +187,7 @@ class OnnxModel:
         "As `embed_frames`; raises `ValueError` for features of another width, or not finite."
         x, info = np.ascontiguousarray(features, np.float32), self.info
         if x.ndim != 2 or x.shape[1] != info.in_dim or not len(x): raise ValueError(f'{self.path} takes features of shape (L, {info.in_dim}), not {x.shape}')
-        if not (finite := np.isfinite(x).all(1)).all(): raise ValueError(f'frame {int((~finite).nonzero()[0][0])} holds a NaN or an infinity')
+        if len(bad := np.flatnonzero(~np.isfinite(x).all(1))): raise ValueError(f'frame {bad[0]} holds a NaN or an infinity')
         if info.center: x = centred(x)
         size = ceil(len(x) / ceil(len(x) / info.max_chunk))
         return np.concatenate([self._run('embs', **{'centred' if info.center else 'features': c[None], 'mask': np.ones((1, len(c)), bool)})[0] for c in np.split(x, range(size, len(x), size))])
@@ -198,26 +205,29 @@ _OPSET = 20
 
 def _example(info: ModelInfo, n: int, t: int) -> tuple[Tensor, Tensor]:
     "Noise as the file takes it, and a mask; the second video of a batch is half padding."
-    g = torch.Generator().manual_seed(t)
-    if info.takes == 'features': frames = torch.randn(n, t, info.in_dim, generator=g)
-    else: frames = torch.randint(0, 256, (n, t, info.size + 5*t, info.size + 3, 3), generator=g, dtype=torch.uint8)
-    return frames, torch.arange(t) < torch.tensor([t, t//2][:n])[:, None]
+    g, mask = torch.Generator().manual_seed(t), torch.arange(t) < torch.tensor([t, t//2][:n])[:, None]
+    if info.takes == 'features': return torch.randn(n, t, info.in_dim, generator=g), mask
+    assert info.size is not None  # whatever takes images has a backbone
+    return torch.randint(0, 256, (n, t, info.size + 5*t, info.size + 3, 3), generator=g, dtype=torch.uint8), mask
 
-def _trace(step: nn.Module, takes: dict[str, Tensor], gives: str) -> 'onnx.ModelProto':
+def _trace(step: nn.Module, takes: dict[str, Tensor], gives: str) -> _ModelProto:
     "One step as ONNX."
     size = dict(zip('NTHW', map(torch.export.Dim, 'NTHW')))
     free = {'frames': 'NTHW'}
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of two names for one size
-        return torch.onnx.export(step, tuple(takes.values()), dynamo=True, verbose=False, opset_version=_OPSET, input_names=list(takes), output_names=[gives],
-            dynamic_shapes=tuple({i: size[c] for i, c in enumerate(free.get(name, 'NT'))} for name in takes)).model_proto
+        program = torch.onnx.export(step, tuple(takes.values()), dynamo=True, verbose=False, opset_version=_OPSET, input_names=list(takes), output_names=[gives],
+            dynamic_shapes=tuple({i: size[c] for i, c in enumerate(free.get(name, 'NT'))} for name in takes))
+    assert program is not None  # with dynamo there is one
+    return program.model_proto
 
-def _chain(encoder: Encoder, backbone: Backbone|PaperBackbone|None, info: ModelInfo) -> 'onnx.ModelProto':
+def _chain(encoder: Encoder, backbone: Backbone|PaperBackbone|None, info: ModelInfo) -> _ModelProto:
     "All steps as one graph, without what the exporter says of this machine; traced one by one, so that nothing but features leads from one to the next."
     onnx, _ = _need('onnx.compose', 'onnxscript')
     frames, mask = _example(info, 2, 7)
     features, last = torch.zeros(2, 7, info.in_dim), 'centred' if info.center else 'features'
-    steps = [(_Look(backbone), dict(frames=frames), 'features')] if info.takes == 'images' else []
+    steps: list[tuple[nn.Module, dict[str, Tensor], str]] = []
+    if backbone is not None and info.takes == 'images': steps.append((_Look(backbone), dict(frames=frames), 'features'))
     if info.center: steps.append((_Center(), dict(features=features, mask=mask), 'centred'))
     steps.append((_Encode(encoder), {last: features, 'mask': mask}, 'embs'))
     whole, *rest = [onnx.add_prefix(_trace(*step), f'{step[2]}.', rename_inputs=False, rename_outputs=False) for step in steps]
@@ -234,10 +244,12 @@ def _chain(encoder: Encoder, backbone: Backbone|PaperBackbone|None, info: ModelI
 
 def _difference(path: Path, encoder: Encoder, backbone: Backbone|PaperBackbone|None) -> float:
     "How far a file is from torch, at most."
-    model, images = OnnxModel(path), None
+    model = OnnxModel(path)
     def as_torch(frames: Tensor, mask: Tensor) -> Tensor:
-        x = frames if model.info.takes == 'features' else backbone.prepare(frames.flatten(0, 1).movedim(-1, 1))
-        if x.ndim == 4: x = (x if encoder.backbone is not None else backbone.module(x)).unflatten(0, mask.shape)
+        x = frames
+        if backbone is not None and model.info.takes == 'images':
+            x = backbone.prepare(frames.flatten(0, 1).movedim(-1, 1))
+            x = (backbone.module(x) if isinstance(backbone, Backbone) else x).unflatten(0, mask.shape)
         if model.info.center: x = torch.stack([v - v[m].mean(0) for v, m in zip(x, mask)])
         return F.normalize(encoder(x, mask), dim=-1)
     def far(got: np.ndarray, frames: Tensor, mask: Tensor) -> float: return float(np.abs(got - as_torch(frames, mask).numpy())[mask.numpy()].max())
@@ -258,16 +270,16 @@ def export_onnx(
     if backbone is not None and encoder.backbone is not None: raise ValueError('the encoder has a backbone of its own; export it without another')
     if backbone is not None and backbone.dim != encoder.config['in_dim']: raise ValueError(f"the encoder takes features of width {encoder.config['in_dim']}, {backbone.name} gives {backbone.dim}")
     encoder = copy.deepcopy(encoder).cpu().eval()
-    backbone = encoder.backbone if backbone is None else replace(backbone, module=copy.deepcopy(backbone.module).cpu())
-    takes = check_choice('input', takes or ('features' if backbone is None else 'images'), ('images', 'features'))
-    if takes == 'images' and backbone is None: raise ValueError('there is no backbone from images to the features that the encoder takes; it can be exported to take features only')
+    net = cast(PaperBackbone|None, encoder.backbone) if backbone is None else replace(backbone, module=copy.deepcopy(backbone.module).cpu())
+    takes = check_choice('input', takes or ('features' if net is None else 'images'), ('images', 'features'))
+    if takes == 'images' and net is None: raise ValueError('there is no backbone from images to the features that the encoder takes; it can be exported to take features only')
     if encoder.backbone is not None and (center or takes == 'features'): raise ValueError('an encoder that was trained with its backbone takes images, and does not subtract means')
-    info = _describe(encoder, backbone, takes, center, decode_size)
-    model = _chain(encoder, backbone, info)
+    info = _describe(encoder, net, takes, center, decode_size)
+    model = _chain(encoder, net, info)
     model.doc_string, model.producer_name = str(info), 'lrprop'
     for name, value in asdict(info).items(): model.metadata_props.add(key=_PREFIX + name, value=json.dumps(value))
     with replacing(path) as unfinished:
         unfinished.write_bytes(model.SerializeToString())
-        worst = _difference(unfinished, encoder, backbone)
+        worst = _difference(unfinished, encoder, net)
         if not worst < TOLERANCE: raise FloatingPointError(f'{path}: not written, since it differs from torch by {worst:.2g}, more than {TOLERANCE:g}')
     return worst

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
-from functools import cache, partial
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from .checkpoint import check_same_config, data_hash, deterministic, encoder_fil
 from .core import Video, pick_device, replacing, seed_torch_at
 from .distributed import joined, n_processes, on_first, rank
 from .encoder import Encoder
-from .evaluate import Embed, embed_chance, embed_trained, evaluate_actions, mean_scores, random_parts
+from .evaluate import Embed, embed_chance, embed_trained, evaluate_actions, evaluate_protocols, mean_scores, random_parts
 from .sampling import Augment
 from .store import store_videos
 from .trainer import fit, replay
@@ -166,9 +166,8 @@ SCORING = 2  # Counts up when records get other scores; 2: the protocol random c
 
 def _scored(experiment: Experiment, embed: Embed, videos: Sequence[Video]) -> dict:
     "What a record says of scores, under both protocols, and of the code that scored."
-    embed = cache(embed)  # training videos are the same under both
-    whole, clip = (evaluate_actions(embed, videos, label=f'{label} {experiment.method}', stride=stride_of(experiment), parts=parts)
-                   for label, parts in (('score', None), ('random clip', random_parts(videos))))
+    protocols = {f'score {experiment.method}': None, f'random clip {experiment.method}': random_parts(videos)}
+    whole, clip = evaluate_protocols(embed, videos, protocols, stride=stride_of(experiment)).values()
     return _scores(whole, videos) | dict(random_clip=_scores(clip, videos), scoring=dict(version=SCORING, cuts_seed=0, commit=provenance('cpu')['commit']))
 
 def _embed_of(experiment: Experiment, folder: Path, device: torch.device|str) -> Embed:

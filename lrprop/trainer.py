@@ -9,16 +9,17 @@ __all__ = ['OUTPUTS', 'PRECISIONS', 'RECORDED', 'Loss', 'FAILURES', 'cosine_lr',
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from .checkpoint import Terminated, check_same_config, data_hash, load_tensors, noting_sigterm, resume_checkpoint, save_checkpoint, save_encoder, save_tensors
+from .checkpoint import Terminated, check_same_config, data_hash, fastest_convolutions, load_tensors, noting_sigterm, resume_checkpoint, save_checkpoint, save_encoder, save_tensors
 from .collapse import COLLAPSED, CollapseError, CollapseWarning, clip_spread, count_collapsed
 from .core import Batch, Video, check_choice, rng_at, seed_torch_at
 from .distributed import any_process, backward, gather, joined, on_first, own_share, rank, sharing
@@ -61,10 +62,10 @@ def batch_loss(
     vectors = [v.unflatten(0, batch.mask.shape[:2]) for v in _seen(encoder, batch, output, precision)]
     finite, bad = torch.stack([v.isfinite().all() for v in vectors]).all(), FloatingPointError(f'embeddings are not finite on a batch of {", ".join(batch.names)}')
     if finite.device.type == 'cpu' and not finite: raise bad  # a GPU would have to be waited for: there it comes with the other numbers
-    value = loss(vectors[0] if len(vectors) == 1 else torch.cat(vectors, -1), batch.steps, batch.seq_lens, batch.mask)
-    parts = value if isinstance(value, dict) else {}
+    scored = loss(vectors[0] if len(vectors) == 1 else torch.cat(vectors, -1), batch.steps, batch.seq_lens, batch.mask)
+    parts = scored if isinstance(scored, dict) else {}
     if clash := set(parts) & (RECORDED | set(more)): raise ValueError(f'the loss names a part {min(clash)!r}; valid: any name but {", ".join(sorted(RECORDED | set(more)))}')
-    if parts: value = sum(parts.values())
+    value = cast(Tensor, sum(scored.values())) if isinstance(scored, dict) else scored
     spread = torch.stack([clip_spread(v.detach(), batch.mask) for v in vectors]).min()
     finite, *numbers = torch.stack([finite.to(value.dtype), value.detach(), spread, *(p.detach() for p in parts.values()), *more.values()]).tolist()  # one transfer
     if not finite: raise bad
@@ -81,7 +82,7 @@ class _Attempt:
     i: int
     batch: Batch
     counts: dict[str, Tensor] # The loss's buffers before it
-    norm: Tensor|float = 0.   # Of its gradient, on the device where it was computed
+    norm: Tensor = field(init=False) # Of its gradient, on the device where it was computed; set when it is
 
     def check(self, norm: float) -> None:
         if not math.isfinite(norm): raise FloatingPointError(f'the gradient is not finite (norm {norm}) on a batch of {", ".join(self.batch.names)}')
@@ -94,12 +95,12 @@ def _parameters(*modules: object) -> list[nn.Parameter]:
     "What there is to train: of the encoder, and of a loss that owns weights."
     return [p for m in _modules(*modules) for p in m.parameters() if p.requires_grad]
 
-def _state(encoder: Encoder, loss: Loss, **more) -> dict:
+def _state(encoder: Encoder, loss: Loss, **more: Any) -> dict[str, Any]:
     "Weights, and how the encoder was made."
-    return dict(encoder_config=encoder.config, encoder=encoder.state_dict(), loss=loss.state_dict() if _modules(loss) else {}, **more)
+    return dict(encoder_config=encoder.config, encoder=encoder.state_dict(), loss=loss.state_dict() if isinstance(loss, nn.Module) else {}, **more)
 
 @contextmanager
-def _saved_if_failing(path: Path|None, encoder: Encoder, loss: Loss, attempt: _Attempt, **settings) -> Iterator[None]:
+def _saved_if_failing(path: Path|None, encoder: Encoder, loss: Loss, attempt: _Attempt, **settings: Any) -> Iterator[None]:
     "Write what `replay` reads, if the step fails, and say where."
     try: yield
     except FAILURES as e:
@@ -123,8 +124,7 @@ def replay(
     batch = Batch(**state['batch'] | dict(names=tuple(state['batch']['names'])))
     seed_torch_at(state['seed'], 'dropout', state['epoch'], state['step'])
     value, numbers = batch_loss(encoder, loss, batch, state['output'], state['precision'])
-    trained = _parameters(encoder, loss)
-    grads = [g for g in torch.autograd.grad(value, trained, allow_unused=True) if g is not None]
+    grads = [g for g in torch.autograd.grad(value, _parameters(encoder, loss), allow_unused=True) if g is not None]
     norm = nn.utils.get_total_norm(grads).item()
     _Attempt(state['epoch'], state['step'], batch, {}).check(norm)
     if numbers['spread'] < COLLAPSED: raise CollapseError(f'all frames of a clip are embedded alike (spread {numbers["spread"]:.1g}) on a batch of {", ".join(batch.names)}')
@@ -134,7 +134,7 @@ def replay(
 @dataclass
 class _Progress:
     "Where a run is."
-    history: list[dict] = field(default_factory=list)            # A record for each epoch done
+    history: list[dict[str, Any]] = field(default_factory=list)  # A record for each epoch done
     steps: list[dict[str, float]] = field(default_factory=list)  # Numbers of each step done of the epoch under way
     seconds: float = 0.                                          # Those took
     n_alike: int = 0                                             # Collapsed steps in a row, up to here
@@ -142,24 +142,14 @@ class _Progress:
     @property
     def epoch(self) -> int: return len(self.history)
 
-    def close(self, lr: float) -> dict:
+    def close(self, lr: float) -> dict[str, Any]:
         "End the epoch: its record."
         means = {name: sum(numbers[name] for numbers in self.steps)/len(self.steps) for name in self.steps[0]}
         self.history.append(dict(epoch=self.epoch, **means, lr=lr, seconds=self.seconds))
         self.steps, self.seconds = [], 0.
         return self.history[-1]
 
-def _resume(encoder: Encoder, loss: Loss, optimizer: torch.optim.Optimizer, path: Path, **belongs) -> _Progress:
-    "Bring encoder, loss and optimiser to where a checkpoint left them."
-    state = on_first(resume_checkpoint, path, belongs['config'])
-    if state is None: return _Progress()
-    check_same_config(path, dict(data=state['data']), dict(data=belongs['data']))
-    encoder.load_state_dict(state['encoder'])
-    for module in _modules(loss): module.load_state_dict(state['loss'])
-    optimizer.load_state_dict(state['optimizer'])
-    return _Progress(**state['progress'])
-
-def _evaluate(evaluate: Callable[[Encoder], dict], encoder: Encoder, record: dict) -> dict:
+def _evaluate(evaluate: Callable[[Encoder], dict[str, float]], encoder: Encoder, record: dict[str, Any]) -> dict[str, float]:
     "Scores of an encoder under way, by names that its record has not."
     encoder.eval()
     scores = evaluate(encoder)
@@ -167,19 +157,11 @@ def _evaluate(evaluate: Callable[[Encoder], dict], encoder: Encoder, record: dic
     if clash := set(scores) & set(record): raise ValueError(f'evaluate names a score {min(clash)!r}, which the record of an epoch has already; choose another name')
     return scores
 
-def _show(bar: tqdm, numbers: dict[str, float], n_frames: int, **more) -> None:
+def _show(bar: tqdm, numbers: dict[str, float], n_frames: int, **more: float) -> None:
     "One step more on the bar, which draws itself twice a second at most."
     rate = bar.format_dict['rate']
     bar.set_postfix({name: f'{value:.4g}' for name, value in (numbers | more).items()} | ({'frames/s': f'{rate*n_frames:.0f}'} if rate else {}), refresh=False)
     bar.update()
-
-@contextmanager
-def _fastest_convolutions(wanted: bool) -> Iterator[None]:
-    "Have cuDNN keep the fastest algorithm for each size it meets, unless bits must repeat."
-    before = torch.backends.cudnn.benchmark
-    if wanted and not torch.are_deterministic_algorithms_enabled(): torch.backends.cudnn.benchmark = True
-    try: yield
-    finally: torch.backends.cudnn.benchmark = before
 
 # %% ../nbs/60_trainer.ipynb #57e9c0de
 @dataclass
@@ -188,21 +170,32 @@ class _Run:
     encoder: Encoder
     loss: Loss
     optimizer: torch.optim.Optimizer
-    at: _Progress
-    checkpoint: Path|None  # Where to write, and what is written beside the state
-    belongs: dict
-    failed: Path|None
+    checkpoint: Path|None   # Where to write, and what is written beside the state
+    belongs: dict[str, Any]
+    failed: Path|None       # As `fit` takes it
     output: str
     precision: str
     seed: int
     clip_norm: float
     on_collapse: str
 
-    def __post_init__(self):
-        self.trained, self.saved = _parameters(self.encoder, self.loss), time.monotonic()
-        self.before = _Attempt(0, 0, None, {}, torch.zeros((), device=self.trained[0].device))  # the step before
+    def __post_init__(self) -> None:
+        self.at, self.trained, self.saved = _Progress(), _parameters(self.encoder, self.loss), time.monotonic()
+        if self.failed is None and self.checkpoint is not None: self.failed = self.checkpoint.with_name(f'{self.checkpoint.stem}.failed{self.checkpoint.suffix}')
+        none = torch.empty(0)
+        self.before = _Attempt(0, 0, Batch(none, none, none, none), {})  # the step before: at first of nothing, with nothing wrong
+        self.before.norm = torch.zeros((), device=self.trained[0].device)
 
-    def guard(self, attempt: _Attempt):
+    def resume(self, checkpoint: Path) -> None:
+        "Bring encoder, loss and optimiser to where a checkpoint left them, if there is one."
+        if (state := on_first(resume_checkpoint, checkpoint, self.belongs['config'])) is None: return
+        check_same_config(checkpoint, dict(data=state['data']), dict(data=self.belongs['data']))
+        self.encoder.load_state_dict(state['encoder'])
+        for module in _modules(self.loss): module.load_state_dict(state['loss'])
+        self.optimizer.load_state_dict(state['optimizer'])
+        self.at = _Progress(**state['progress'])
+
+    def guard(self, attempt: _Attempt) -> AbstractContextManager[None]:
         return _saved_if_failing(self.failed, self.encoder, self.loss, attempt, seed=self.seed, output=self.output, precision=self.precision, config=self.belongs.get('config'))
 
     def step(self, batch: Batch, epoch: int, i: int) -> dict[str, float]:
@@ -215,7 +208,7 @@ class _Run:
             self.at.n_alike = count_collapsed(self.at.n_alike, numbers['spread'], f'at epoch {epoch}, step {i}, on a batch of {", ".join(batch.names)}', self.on_collapse == 'raise')
         backward(value, self.encoder, self.loss)
         now.norm = nn.utils.clip_grad_norm_(self.trained, self.clip_norm)
-        self.optimizer.found_inf = (~now.norm.isfinite()).float()  # if 1, Adam changes nothing
+        self.optimizer.found_inf = (~now.norm.isfinite()).float()  # type: ignore[attr-defined]  # if 1, Adam changes nothing
         self.optimizer.step()
         self.before = now
         return numbers
@@ -225,13 +218,46 @@ class _Run:
         with self.guard(self.before): self.before.check(self.before.norm.item())
 
     def save(self) -> None:
-        "Write all that a run needs to go on."
+        "Write all that a run needs to go on, if it has a place for it."
+        if self.checkpoint is None: return
         self.settle()
         state = _state(self.encoder, self.loss, optimizer=self.optimizer.state_dict(), epoch=self.at.epoch, step=len(self.at.steps), progress=asdict(self.at))
         on_first(save_checkpoint, self.checkpoint, state | self.belongs)
         self.saved = time.monotonic()
 
 # %% ../nbs/60_trainer.ipynb #98822e5f
+def _loop(run: _Run, groups: Callable[[int], list[list[Video]]], clips: Callable[[list[Video], int, int], Batch], n_epochs: int, lr: float, checkpoint_minutes: float,
+          log: Callable[[dict[str, Any]], None]|None, evaluate: Callable[[Encoder], dict[str, float]]|None, evaluate_every: int, label: str, terminated: Callable[[], bool]) -> None:
+    "Sample, embed, loss, step, from where the run is until all epochs are done or SIGTERM has come."
+    at, resumed, n_steps, images = run.at, run.at.epoch, len(groups(0)), run.trained[0].is_cuda and run.encoder.backbone is not None
+    run.encoder.train()
+    with tqdm(total=n_epochs*n_steps, initial=at.epoch*n_steps + len(at.steps), desc=label, unit='step', mininterval=.5, **(dict(disable=True) if rank() else {})) as bar:
+        for epoch in range(at.epoch, n_epochs):
+            rate, of_epoch = cosine_lr(epoch, n_epochs, lr), groups(epoch)
+            for settings in run.optimizer.param_groups: settings['lr'] = rate
+            for i in range(len(at.steps), n_steps):
+                started = time.monotonic()
+                batch = clips(of_epoch[i], epoch, i)
+                with fastest_convolutions(images): at.steps.append(run.step(batch, epoch, i))
+                at.seconds += time.monotonic() - started
+                _show(bar, at.steps[-1], batch.mask.numel(), epoch=epoch, lr=rate)
+                stop, due = any_process(terminated(), time.monotonic() - run.saved >= 60*checkpoint_minutes)
+                if stop or due: run.save()
+                if stop: raise Terminated(f'stopped by SIGTERM after step {i} of epoch {epoch}; the same call goes on from {run.checkpoint}')
+            run.settle()
+            record = at.close(rate)
+            if evaluate is not None and (epoch + 1) % evaluate_every == 0: record.update(on_first(_evaluate, evaluate, run.encoder, record))
+            if log is not None and rank() == 0: log(record)
+        if at.epoch > resumed: run.save()
+    if any_process(terminated())[0]: raise Terminated(f'stopped by SIGTERM after the last epoch; {run.checkpoint} is written')
+
+# %% ../nbs/60_trainer.ipynb #571ef540
+def _belongs(checkpoint: Path|None, config: dict[str, Any]|None, videos: Sequence[Video]) -> dict[str, Any]:
+    "What a checkpoint belongs to: a configuration, and data."
+    if checkpoint is None: return {}
+    if config is None: raise ValueError('a checkpoint needs the config it belongs to')
+    return dict(config=config, data=config.get('data') or on_first(data_hash, videos))
+
 @joined()
 def fit(
     encoder: Encoder,               # Trained in place, on the device it is on
@@ -247,49 +273,28 @@ def fit(
     augment: Augment|None = None,   # Applied to the clips on the encoder's device
     output: str = 'projection',     # Which vector the loss sees, as `batch_loss`
     precision: str = 'float32',     # Of the encoder, as `batch_loss`
-    sampling: dict|None = None,     # Settings of `sample_steps`
+    sampling: dict[str, Any]|None = None, # Settings of `sample_steps`
     seed: int = 0,                  # Of sampling, augmentation and dropout
     checkpoint: Path|None = None,   # Resumed from if it exists, written to if given, with the encoder beside it as .safetensors in the end
-    config: dict|None = None,       # Stored in the checkpoint, and must equal that of one resumed from; needed with `checkpoint`. Its `data`, if any, stands for the videos, which are hashed otherwise
+    config: dict[str, Any]|None = None, # Stored in the checkpoint, and must equal that of one resumed from; needed with `checkpoint`. Its `data`, if any, stands for the videos, which are hashed otherwise
     checkpoint_minutes: float = 5., # Between checkpoints; one is always written at SIGTERM and at the end
-    log: Callable[[dict], None]|None = None, # Called after each epoch with its record: epoch, lr, seconds, the means of what `batch_loss` reports, and scores
+    log: Callable[[dict[str, Any]], None]|None = None, # Called after each epoch with its record: epoch, lr, seconds, the means of what `batch_loss` reports, and scores
     evaluate: Callable[[Encoder], dict[str, float]]|None = None, # Scores of the encoder, in evaluation mode, for the record
     evaluate_every: int = 10,       # Epochs from one evaluation to the next
     on_collapse: str = 'warn',      # 'warn', or 'raise' to stop
     failed: Path|None = None,       # Where a step that stops the run is saved for `replay`; None = beside the checkpoint, as NAME.failed.pt
     label: str = 'train',           # Shown before the progress bar
-) -> list[dict]: # One record an epoch, those before a resume included
+) -> list[dict[str, Any]]: # One record an epoch, those before a resume included
     """Train an encoder (SPEC §A.12); raises `ValueError` for a checkpoint of another configuration, `FloatingPointError` as `batch_loss` or for a gradient,
     `CollapseError` or a warning, and `Terminated` after SIGTERM."""
-    if checkpoint is not None and config is None: raise ValueError('a checkpoint needs the config it belongs to')
     check_choice('on_collapse', on_collapse, ('warn', 'raise'))
     device, own = next(encoder.parameters()).device, own_share(n_videos)
+    def groups(epoch: int) -> list[list[Video]]: return epoch_groups(videos, n_videos, rng_at(seed, 'epoch', epoch))
+    def clips(group: list[Video], epoch: int, i: int) -> Batch: return sample_batch(group, n_frames, n_views, rng_at(seed, 'batch', epoch, i), augment, device, own=own, **(sampling or {}))
     optimizer = torch.optim.Adam(_parameters(encoder, loss), lr=lr, weight_decay=weight_decay, fused=True)
-    belongs = {} if checkpoint is None else dict(config=config, data=config.get('data') or on_first(data_hash, videos))
-    at = _Progress() if checkpoint is None else _resume(encoder, loss, optimizer, checkpoint, **belongs)
-    if failed is None and checkpoint is not None: failed = checkpoint.with_name(f'{checkpoint.stem}.failed{checkpoint.suffix}')
-    run = _Run(encoder, loss, optimizer, at, checkpoint, belongs, failed, output, precision, seed, clip_norm, on_collapse)
-    n_steps, resumed, images = len(epoch_groups(videos, n_videos, rng_at(seed, 'epoch', 0))), at.epoch, device.type == 'cuda' and encoder.backbone is not None
-    encoder.train()
-    bar = tqdm(total=n_epochs*n_steps, initial=at.epoch*n_steps + len(at.steps), desc=label, unit='step', mininterval=.5, **(dict(disable=True) if rank() else {}))
-    with noting_sigterm(checkpoint is not None) as terminated, bar, sharing(encoder, loss):
-        for epoch in range(at.epoch, n_epochs):
-            rate, groups = cosine_lr(epoch, n_epochs, lr), epoch_groups(videos, n_videos, rng_at(seed, 'epoch', epoch))
-            for settings in optimizer.param_groups: settings['lr'] = rate
-            for i in range(len(at.steps), n_steps):
-                started = time.monotonic()
-                batch = sample_batch(groups[i], n_frames, n_views, rng_at(seed, 'batch', epoch, i), augment, device, own=own, **(sampling or {}))
-                with _fastest_convolutions(images): at.steps.append(run.step(batch, epoch, i))
-                at.seconds += time.monotonic() - started
-                _show(bar, at.steps[-1], batch.mask.numel(), epoch=epoch, lr=rate)
-                stop, due = any_process(terminated(), time.monotonic() - run.saved >= 60*checkpoint_minutes)
-                if checkpoint is not None and (stop or due): run.save()
-                if stop: raise Terminated(f'stopped by SIGTERM after step {i} of epoch {epoch}; the same call goes on from {checkpoint}')
-            run.settle()
-            record = at.close(rate)
-            if evaluate is not None and (epoch + 1) % evaluate_every == 0: record.update(on_first(_evaluate, evaluate, encoder, record))
-            if log is not None and rank() == 0: log(record)
-        if at.epoch > resumed and checkpoint is not None: run.save()
-        if any_process(terminated())[0]: raise Terminated(f'stopped by SIGTERM after the last epoch; {checkpoint} is written')
+    run = _Run(encoder, loss, optimizer, checkpoint, _belongs(checkpoint, config, videos), failed, output, precision, seed, clip_norm, on_collapse)
+    if checkpoint is not None: run.resume(checkpoint)
+    with noting_sigterm(checkpoint is not None) as terminated, sharing(encoder, loss):
+        _loop(run, groups, clips, n_epochs, lr, checkpoint_minutes, log, evaluate, evaluate_every, label, terminated)
     if checkpoint is not None: on_first(save_encoder, checkpoint.with_suffix('.safetensors'), encoder)
-    return at.history
+    return run.at.history

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .core import check_choice
 
 # %% ../nbs/60_watch.ipynb #1417b242
-Log = Callable[[dict], None]  # As `fit` takes it
+Log = Callable[[dict[str, Any]], None]  # As `fit` takes it
 
-def _curves(record: dict) -> dict[str, float]:
+def _curves(record: dict[str, Any]) -> dict[str, float]:
     "What of a record is a curve."
     return {name: float(x) for name, x in record.items() if name != 'epoch' and isinstance(x, numbers.Real)}
 
@@ -26,10 +27,10 @@ def _installed(module: str, needed_for: str) -> None:
     if importlib.util.find_spec(module) is None: raise ModuleNotFoundError(f"{needed_for} needs {module}: pip install 'lrprop[watch]'")
 
 @contextmanager
-def _tensorboard(folder: Path, config: dict) -> Iterator[Log]:
+def _tensorboard(folder: Path, config: dict[str, Any]) -> Iterator[Log]:
     from torch.utils.tensorboard import SummaryWriter
-    writers = []
-    def log(record: dict) -> None:
+    writers: list[SummaryWriter] = []
+    def log(record: dict[str, Any]) -> None:
         if not writers:
             writers.append(SummaryWriter(folder, purge_step=record['epoch']))  # hides what a killed run drew after its last checkpoint
             writers[0].add_text('config', '\n'.join(f'    {name}: {x}' for name, x in config.items()), record['epoch'])
@@ -40,7 +41,7 @@ def _tensorboard(folder: Path, config: dict) -> Iterator[Log]:
         for writer in writers: writer.close()
 
 @contextmanager
-def _accelerate(name: str, folder: Path, config: dict) -> Iterator[Log]:
+def _accelerate(name: str, folder: Path, config: dict[str, Any]) -> Iterator[Log]:
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS as trackers
     folder.mkdir(parents=True, exist_ok=True)
     tracker = trackers[name](folder.resolve().name, *[folder] * trackers[name].requires_logging_directory)
@@ -58,7 +59,8 @@ def check_tracker(
     if name in ('none', 'tensorboard'): return name
     _installed('accelerate', f'tracker {name!r}')
     from accelerate import PartialState
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS as trackers, filter_trackers
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS as trackers
+    from accelerate.tracking import filter_trackers
     PartialState()  # accelerate speaks only once it knows its processes
     names = sorted({str(t) for t in trackers} - {'tensorboard'})
     if name not in names: raise ValueError(f"unknown tracker {name!r}; valid: auto, none, tensorboard, {', '.join(names)}")
@@ -69,7 +71,7 @@ def check_tracker(
 def tracker(
     name: str,     # As `check_tracker`
     folder: Path,  # The run's, for those that write files
-    config: dict|None = None, # Shown with the curves
+    config: dict[str, Any]|None = None, # Shown with the curves
 ) -> Iterator[Log|None]: # For `fit`, as `log`; None for none
     "A log function that draws curves, one point an epoch; raises as `check_tracker`."
     if (name := check_tracker(name)) == 'none':
@@ -87,7 +89,7 @@ class Watch:
     on_collapse: str = 'warn'      # 'warn', or 'raise' to stop
     deterministic: bool = False    # As `lrprop.checkpoint.deterministic`
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice('on_collapse', self.on_collapse, ('warn', 'raise'))
         for field in ('evaluate_every', 'checkpoint_minutes'):
             if not getattr(self, field) >= 0: raise ValueError(f'{field} must be at least 0, not {getattr(self, field)}')

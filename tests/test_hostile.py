@@ -13,14 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
-from lrprop import align, augment, core, dtw, idm, long, metrics, phases, priors, propagation, sampling, softdtw
+from lrprop import align, augment, core, dtw, idm, long, metrics, neighbours, phases, priors, propagation, sampling, softdtw
 from lrprop import partial as partial_
 from lrprop.core import Video, rng_at
 from lrprop.losses import gta, lav, lrprop, sal, scl, tcc, tcn, vava
 
 settings.register_profile('stable', derandomize=True, deadline=None, max_examples=20, database=None, suppress_health_check=list(HealthCheck))
 settings.load_profile('stable')
-MODULES = 'core phases sampling augment dtw softdtw partial long priors propagation idm metrics align losses.sal losses.tcn losses.tcc losses.lav losses.vava losses.scl losses.lrprop losses.gta'.split()
+MODULES = 'core phases sampling augment dtw softdtw partial long priors propagation idm neighbours metrics align losses.sal losses.tcn losses.tcc losses.lav losses.vava losses.scl losses.lrprop losses.gta'.split()
 COVERED = set()
 SEED, SIZE, KIND = st.integers(0, 2**32), st.integers(1, 9), st.sampled_from(('euclidean', 'sqeuclidean', 'cosine'))
 GAMMA = st.floats(-6, 3).map(lambda p: 10**p)
@@ -711,6 +711,31 @@ def test_tables(seed, n, m, gamma, cycle):
     assert (gta.cycle_entropy(there, back, mask_x, cycle) >= 0).all()
 
 
+# neighbours
+@of('neighbours', 'check_embeddings', 'pair_neighbours', 'nearest_of_others', 'pair_paths')
+@given(SEED, st.sampled_from((1e-90, 1e-3, 1., 1e3, 1e90)), st.integers(1, 9), KIND)
+def test_neighbours_beside_slow_ones(seed, scale, k, kind):
+    given_embs, _ = videos(seed, scale=scale)
+    embs = neighbours.check_embeddings(given_embs)
+    plain, near, found = [e/scale for e in embs], dict(), neighbours.nearest_of_others(embs, k)
+    assert all((a == b).all() and a.dtype == np.float64 for a, b in zip(embs, given_embs))
+    for i, j, nn in neighbours.pair_neighbours(embs): near[i, j] = nn
+    assert set(near) == {(i, j) for i, j in product(range(len(embs)), repeat=2) if i != j}
+    for (i, j), nn in near.items():
+        D = slow_cost(plain[i], plain[j], 'sqeuclidean')
+        assert np.allclose(D[np.arange(len(D)), nn], D.min(1))
+    frames, owner = np.concatenate(plain), np.repeat(np.arange(len(embs)), [len(e) for e in embs])
+    D = slow_cost(frames, frames, 'sqeuclidean')
+    assert found.shape == (len(frames), k) and (owner[found] != owner[:, None]).all()
+    assert np.allclose(np.take_along_axis(D, found, 1), np.sort(np.where(owner[:, None] == owner, inf, D), 1)[:, :k])
+    for pairs, paths in neighbours.pair_paths(embs, kind):
+        for (i, j), path in zip(pairs, paths):
+            D = slow_cost(plain[i], plain[j], kind)
+            assert i < j and check_path(path, D) == pytest.approx(slow_dtw(D), abs=1e-9)
+    for bad in (nan, inf, 1e160): refuses(lambda: neighbours.check_embeddings([*given_embs[:1], given_embs[1] + bad]), 'video 1')
+    refuses(lambda: next(neighbours.pair_paths(embs, 'manhattan')), 'manhattan')
+
+
 # metrics
 def videos(seed, n=(7, 9, 5), d=3, scale=1.): return [normal(seed + i, k, d, scale=scale) for i, k in enumerate(n)], [np.sort(rng_at(seed, i).integers(0, 3, k)) for i, k in enumerate(n)]
 
@@ -741,7 +766,7 @@ def test_metrics_beside_slow_ones(seed, stride, scale, k):
     assert abs(metrics.dtw_accuracy(embs, labels) - np.mean(accuracy)) < 1e-9
 
 
-@of('metrics', 'drop_unlabelled', 'phase_classification', 'phase_progression', 'progression_targets')
+@of('metrics', 'drop_unlabelled', 'PhaseClassifier', 'phase_classification', 'phase_progression', 'progression_targets')
 @settings(max_examples=10)
 @given(SEED, st.sampled_from((1e-3, 1., 1e3)), st.sampled_from(('svm', 'linear')), st.sampled_from((.1, .5, 1.)))
 def test_classifiers(seed, scale, classifier, fraction):
@@ -753,6 +778,8 @@ def test_classifiers(seed, scale, classifier, fraction):
         assert all((p >= 0).all() and len(e) == len(p) for e, p in zip(kept, phase))
     score = metrics.phase_classification(embs, labels, embs, labels, fraction, classifier)
     assert 0 <= score <= 1 and (scale != 1. or fraction < 1 or score > .5)
+    fitted = metrics.PhaseClassifier(embs, labels, fraction, classifier)
+    assert fitted.score(embs, labels) == score == np.mean(np.concatenate([fitted.predict(e) for e in embs]) == np.concatenate(labels))
     if max(l.max() for l in labels) > 0: assert metrics.phase_progression(embs, labels, embs, labels) > -1e-6  # a line fitted to what it is scored on
     targets = metrics.progression_targets(labels[0], 3)
     assert targets.shape == (9, 2) and np.isfinite(targets).all()

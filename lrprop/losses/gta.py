@@ -7,6 +7,7 @@ __all__ = ['SOFTMINS', 'CYCLES', 'PAIRS', 'dtw_table', 'contrastive_cost', 'corr
 
 # %% ../../nbs/57_losses.gta.ipynb #be44db16
 from math import exp, inf, log
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +25,9 @@ from ..propagation import cross_pairs
 SOFTMINS = ('smooth', 'log', 'hard')
 
 @compiled()
-def _soft_min(a, b, c, gamma, kind):
+def _soft_min(a: float, b: float, c: float, gamma: float, kind: int) -> tuple[float, float, float, float]:
     "Soft minimum of three numbers, of which some but not all may be inf, and its derivatives; `kind` counts `SOFTMINS`."
-    low = min(a, min(b, c))
+    low = min(a, b, c)
     if kind == 2:
         second = 1. if b == low else 0.
         third = 1. if c == low and b > low else 0.
@@ -41,7 +42,7 @@ def _soft_min(a, b, c, gamma, kind):
 
 # %% ../../nbs/57_losses.gta.ipynb #89d9c4c6
 @compiled()
-def _down(cost, lengths, gamma, kind, first, stop, R):
+def _down(cost: np.ndarray, lengths: np.ndarray, gamma: float, kind: int, first: int, stop: int, R: np.ndarray) -> None:
     "Fill the tables of pairs first <= b < stop; each has a border before its first row and column, inf but for the corner."
     for b in range(first, stop):
         for i in range(lengths[b, 0]):
@@ -49,7 +50,7 @@ def _down(cost, lengths, gamma, kind, first, stop, R):
                 R[b, i + 1, j + 1] = cost[b, i, j] + _soft_min(R[b, i + 1, j], R[b, i, j], R[b, i, j + 1], gamma, kind)[0]
 
 @compiled()
-def _up(R, lengths, gamma, kind, first, stop, E):
+def _up(R: np.ndarray, lengths: np.ndarray, gamma: float, kind: int, first: int, stop: int, E: np.ndarray) -> None:
     "Turn the gradient `E` with respect to the cells of the tables into that with respect to the costs."
     for b in range(first, stop):
         for i in range(lengths[b, 0] - 1, -1, -1):
@@ -62,7 +63,7 @@ def _up(R, lengths, gamma, kind, first, stop, E):
 # %% ../../nbs/57_losses.gta.ipynb #5350c18f
 class _Table(Function):
     @staticmethod
-    def forward(ctx, cost, lengths, gamma, kind):
+    def forward(ctx: Any, cost: Tensor, lengths: Tensor, gamma: float, kind: int) -> Tensor:
         D, n = cost.cpu().double().contiguous().numpy(), lengths.cpu().long().contiguous().numpy()
         if (n < 1).any(): raise ValueError('a clip has no valid frame; valid: at least 1')
         R = np.full((len(D), D.shape[1] + 1, D.shape[2] + 1), inf)
@@ -73,7 +74,7 @@ class _Table(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         R, n, gamma, kind = ctx.options
         E = np.where(np.isinf(R[:, 1:, 1:]), 0., grad.cpu().double().numpy()) # padding is a constant
         over_batch(lambda first, stop: _up(R, n, gamma, kind, first, stop, E), len(R), E.size)
@@ -87,7 +88,8 @@ def dtw_table(
 ) -> Tensor: # (B, Tx, Ty) accumulated costs in float64 (float32 on Apple's mps), inf beyond the lengths
     "All of the table of DTW with a soft minimum (Hadji et al. 2021, eqs. 5-6); raises `ValueError` for wrong options."
     if not gamma > 0: raise ValueError(f'gamma is {gamma}; valid: above 0')
-    return _Table.apply(cost, lengths, float(gamma), SOFTMINS.index(check_choice('softmin', softmin, SOFTMINS)))
+    table: Tensor = _Table.apply(cost, lengths, float(gamma), SOFTMINS.index(check_choice('softmin', softmin, SOFTMINS)))
+    return table
 
 # %% ../../nbs/57_losses.gta.ipynb #21461135
 def contrastive_cost(
@@ -120,8 +122,7 @@ def cycle_entropy(
 ) -> Tensor: # (B, Tx) for each frame of x
     "Cross-entropy of the round trip of each frame with itself (SPEC B.7)."
     arrival = (there @ back).mT
-    if cycle == 'released': log_p = arrival.masked_fill(~mask[:, None], torch.finfo(arrival.dtype).min).log_softmax(-1)
-    else: log_p = arrival.clamp(min=1e-7).log()
+    log_p = arrival.masked_fill(~mask[:, None], torch.finfo(arrival.dtype).min).log_softmax(-1) if cycle == 'released' else arrival.clamp(min=1e-7).log()
     spread = torch.where(mask[:, None], log_p, 0.).sum(-1) / mask.sum(-1, keepdim=True)
     return -(1 - label_smoothing)*log_p.diagonal(dim1=-2, dim2=-1) - label_smoothing*spread
 
@@ -140,11 +141,12 @@ def gta(
     pairs: str = 'all',       # One of `PAIRS`: all clips of different videos, or the first clip with those of the others
 ) -> Tensor: # Scalar
     "Global temporal alignment (Hadji et al. 2021; SPEC B.7); raises `ValueError` for one video, a clip without frames or wrong options."
-    for name, value, valid in (('cycle', cycle, CYCLES), ('pairs', pairs, PAIRS)): check_choice(name, value, valid)
+    check_choice('cycle', cycle, CYCLES)
+    check_choice('pairs', pairs, PAIRS)
     if not temperature > 0: raise ValueError(f'temperature is {temperature}; valid: above 0')
     if not 0 <= label_smoothing < 1: raise ValueError(f'label_smoothing is {label_smoothing}; valid: from 0 to below 1')
     if len(embs) < 2: raise ValueError(f'videos are aligned with each other: a batch takes at least 2, not {len(embs)}')
-    i, j = cross_pairs(*embs.shape[:2], device=embs.device)
+    i, j = cross_pairs(len(embs), embs.shape[1], device=embs.device)
     if pairs == 'first': j = torch.arange(embs.shape[1], embs.shape[:2].numel(), device=embs.device); i = torch.zeros_like(j)
     m = mask.flatten(0, 1)
     z, n = torch.where(m[..., None], embs.flatten(0, 1), 0.), m.sum(-1)

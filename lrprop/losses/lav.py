@@ -31,7 +31,7 @@ def lav(
     check_choice('time', time, ('normalised', 'raw'))
     if not sigma >= 0: raise ValueError(f'sigma is {sigma}; valid: at least 0, in frames')
     if len(embs) < 2: raise ValueError(f'aligning takes at least 2 videos a batch, not {len(embs)}')
-    rows, columns = cross_pairs(*embs.shape[:2], device=embs.device)
+    rows, columns = cross_pairs(len(embs), embs.shape[1], device=embs.device)
     mask = mask.flatten(0, 1)
     z, n = embs.flatten(0, 1).masked_fill(~mask[..., None], 0.), mask.sum(-1)
     scale = (seq_lens if time == 'normalised' else torch.ones_like(seq_lens)).to(wide_dtype(embs.device)).repeat_interleave(embs.shape[1])

@@ -35,11 +35,12 @@ def alignment_cost(
     "Soft-DTW of every pair, regularised and normalised (eq. 11; SPEC §A.8, R-a to R-d)."
     check_choice('sdtw_norm', sdtw_norm, SDTW_NORMS)
     check_choice('regularizer', regularizer, REGULARIZERS)
-    if regularizer == 'idm' and seq_lens is None: raise ValueError("regularizer 'idm' needs seq_lens, the lengths of the videos")
     n, lengths = mask.sum(-1), torch.stack([mask[i].sum(-1) for i in pairs], -1)
     value = soft_dtw(cost, gamma, lengths)
     if regularizer == 'divergence': own = -soft_dtw_from_embs(embs, embs, gamma, kind, (n, n))/2
-    if regularizer == 'idm': own = alpha*contrastive_idm(embs, steps, mask, scale=seq_lens)
+    if regularizer == 'idm':
+        if seq_lens is None: raise ValueError("regularizer 'idm' needs seq_lens, the lengths of the videos")
+        own = alpha*contrastive_idm(embs, steps, mask, scale=seq_lens)
     if regularizer != 'none': value = value + own[pairs[0]] + own[pairs[1]]
     return value / lengths.sum(-1) if sdtw_norm == 'length' else value
 
@@ -48,7 +49,8 @@ def _two_vectors(embs: Tensor, split: bool) -> tuple[Tensor, Tensor|None]:
     "The vector (…, d) for the similarities, and that for alignment if it is another."
     if not split: return embs, None
     if embs.shape[-1] % 2: raise ValueError(f'embeddings of width {embs.shape[-1]} cannot be split into two of one width')
-    return embs.chunk(2, -1)
+    similar, align = embs.chunk(2, -1)
+    return similar, align
 
 def cross_video_losses(
     embs: Tensor,              # (V, K, T, d) embeddings
@@ -65,7 +67,7 @@ def cross_video_losses(
     align_embs: Tensor|None = None, # (V, K, T, d') embeddings to align by; None = `embs`
 ) -> tuple[Tensor, Tensor]: # Scalars L_Prop (eq. 9) and L_Sdtw (eq. 11); zero for a single video
     "The two terms between different videos."
-    rows, columns = cross_pairs(*embs.shape[:2], pairs, embs.device)
+    rows, columns = cross_pairs(len(embs), embs.shape[1], pairs, embs.device)
     if not len(rows): return embs.new_zeros(()), embs.new_zeros(())
     s, m = steps.flatten(0, 1), mask.flatten(0, 1)
     z = embs.flatten(0, 1).masked_fill(~m[..., None], 0.)  # padding may hold anything
@@ -104,4 +106,4 @@ def lrprop(
     same = same_video_loss(embs, steps, mask, sigma2, temperature, reach)
     prop, sdtw = cross_video_losses(embs, steps, mask, sigma2, temperature, gamma, kind, sdtw_norm, pairs, regularizer, seq_lens, align_embs)
     terms = dict(same=same, prop=lambda1*prop, sdtw=lambda2*sdtw)
-    return terms if parts else sum(terms.values())
+    return terms if parts else terms['same'] + terms['prop'] + terms['sdtw']

@@ -7,6 +7,7 @@ __all__ = ['consistency_weight', 'transport_priors', 'sinkhorn', 'transport', 'i
 
 # %% ../../nbs/54_losses.vava.ipynb #2a718f0a
 from math import isqrt, log, pi, sqrt
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ def transport_priors(
     N, M = (n.to(at)[:, None, None] + 1 for n in (n_x, n_y))
     best = F.pad(nearest + (variant == 'corrected'), (1, 0)) + 1  # columns, from 1
     h, c, o = (1/N**2 + 1/M**2).sqrt(), (at[:, None]/N - at/M).abs(), (at - best[..., None]).abs()/M
-    def gauss(x): return torch.exp(-x.square()/(2*delta**2)) / (delta*sqrt(2*pi))
+    def gauss(x: Tensor) -> Tensor: return torch.exp(-x.square()/(2*delta**2)) / (delta*sqrt(2*pi))
     prior = phi*gauss(c/h) + (1-phi)*gauss(o/h)
     score = phi/(c.square() + 1) + (1-phi)/(o.square() + 1)
     one_virtual, reach = (at[:, None] == 1) != (at == 1), 15/(N + M)
@@ -57,8 +58,8 @@ def sinkhorn(
     "Entropic optimal transport between uniform marginals (VAVA, vava.py; SPEC B.6.7), differentiable through its iterations."
     a, b = (valid.to(kernel)/valid.sum(-1, keepdim=True) for valid in (rows, columns))
     K = kernel.masked_fill(~(rows[:, :, None] & columns[:, None]), 0.)
-    def u_of(v): return a / (K @ v[..., None])[..., 0].masked_fill(~rows, 1.)
-    def v_of(u): return b / (K.mT @ u[..., None])[..., 0].masked_fill(~columns, 1.)
+    def u_of(v: Tensor) -> Tensor: return a / (K @ v[..., None])[..., 0].masked_fill(~rows, 1.)
+    def v_of(u: Tensor) -> Tensor: return b / (K.mT @ u[..., None])[..., 0].masked_fill(~columns, 1.)
     u = a
     for _ in range(n_iter): u = u_of(v_of(u))
     v = v_of(u)
@@ -104,7 +105,7 @@ def intra_contrast(
 # %% ../../nbs/54_losses.vava.ipynb #d3ac52b3
 def _extreme_costs(score: Tensor, cost: Tensor, mask_x: Tensor, mask_y: Tensor) -> tuple[Tensor, Tensor]:
     "Mean cost (P,) of the cells of highest and of lowest score of all rows and of all columns."
-    def mean_at(chosen, of, dim): return torch.where(of, cost.gather(dim, chosen.unsqueeze(dim)).squeeze(dim), 0.).sum(-1)/of.sum(-1)
+    def mean_at(chosen: Tensor, of: Tensor, dim: int) -> Tensor: return torch.where(of, cost.gather(dim, chosen.unsqueeze(dim)).squeeze(dim), 0.).sum(-1)/of.sum(-1)
     valid = mask_x[:, :, None] & mask_y[:, None]
     high, low = score.masked_fill(~valid, -torch.inf), score.masked_fill(~valid, torch.inf)
     return (mean_at(high.argmax(2), mask_x, 2) + mean_at(high.argmax(1), mask_y, 1),
@@ -130,11 +131,11 @@ def vava(
 ) -> Tensor: # Scalar
     "VAVA: optimal transport with temporal priors (vava.py; SPEC B.6); raises `ValueError` for fewer than 2 videos, another `variant` or a setting out of its range."
     check_choice('variant', variant, ('corrected', 'released'))
-    for name, value in dict(delta=delta, lambda2=lambda2, margin=margin, temperature=temperature).items():
-        if not value > 0: raise ValueError(f'{name} is {value}; valid: above 0')
+    for name, setting in dict(delta=delta, lambda2=lambda2, margin=margin, temperature=temperature).items():
+        if not setting > 0: raise ValueError(f'{name} is {setting}; valid: above 0')
     if not window >= 0: raise ValueError(f'window is {window}; valid: at least 0, in slots')
     if len(embs) < 2: raise ValueError(f'aligning takes at least 2 videos a batch, not {len(embs)}')
-    rows, columns = cross_pairs(*embs.shape[:2], device=embs.device)
+    rows, columns = cross_pairs(len(embs), embs.shape[1], device=embs.device)
     mask = mask.flatten(0, 1)
     z = embs.flatten(0, 1).masked_fill(~mask[..., None], 0.)
     dims = z.shape[-1] if variant == 'released' else 1  # there a mean over dimensions, except in the transport
@@ -149,9 +150,11 @@ def vava(
 # %% ../../nbs/54_losses.vava.ipynb #f3fc7615
 class VAVA(nn.Module):
     "`vava` that counts the training steps: each call in training mode is one."
+    step: Tensor
+
     def __init__(self,
         variant: str = 'corrected', # 'corrected' or 'released'
-        **settings, # As `vava`, without `step`
+        **settings: Any, # As `vava`, without `step`
     ):
         super().__init__()
         self.settings = dict(variant=check_choice('variant', variant, ('corrected', 'released')), **settings)
