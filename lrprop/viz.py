@@ -9,12 +9,14 @@ __all__ = ['SMALLER_IS_BETTER', 'save_figure', 'plot_alignment', 'plot_alignment
 # %% ../nbs/71_viz.ipynb #70341014
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.gridspec import SubplotSpec
 from matplotlib.patheffects import withStroke
 
 from .align import Alignment, phase_rgb
@@ -46,12 +48,12 @@ def _unbroken(path: np.ndarray) -> np.ndarray:
 
 def _matrix(figure: Figure|SubFigure, alignment: Alignment, phases_x: np.ndarray|None, phases_y: np.ndarray|None, truth: np.ndarray|None = None) -> None:
     "Draw an alignment; `ValueError` for arrays of other lengths."
-    n_x, n_y = alignment.cost.shape
+    n_x, n_y = alignment.shape
     for what, values, n in [('phases_x', phases_x, n_x), ('phases_y', phases_y, n_y), ('truth', truth, n_x)]:
         if values is not None and np.shape(values) != (n,): raise ValueError(f'{what} has shape {np.shape(values)}; valid: ({n},), one value a frame')
     grid = figure.add_gridspec(2, 2, width_ratios=(.035, 1), height_ratios=(1, .035))
     ax = figure.add_subplot(grid[0, 1])
-    image = ax.imshow(-alignment.cost.T, cmap='gray', origin='lower', aspect='auto', interpolation='nearest')
+    image = ax.imshow(-alignment.cost.T, cmap='gray', origin='lower', aspect='auto', interpolation='nearest', extent=(-.5, n_x - .5, -.5, n_y - .5))
     ax.plot(*_unbroken(alignment.path).T, color=_LINES[1], lw=2.4, path_effects=[withStroke(linewidth=3.2, foreground='black')], label='path')
     if truth is not None: ax.plot(truth, color=_LINES[0], lw=1.6, ls=(0, (4, 2)), path_effects=[withStroke(linewidth=2.6, foreground='white')], label='truth')
     ax.set(xlim=(-.5, n_x - .5), ylim=(-.5, n_y - .5))
@@ -73,11 +75,11 @@ def plot_alignment(
 ) -> Figure: # Similarity matrix, path, phase strips
     "Similarity of all frames of two videos, and the path through them; `ValueError` for arrays of other lengths."
     figure = _figure(4.6, 4.4)
-    figure.get_layout_engine().set(w_pad=.03, h_pad=.03, wspace=0, hspace=0)
+    figure.set_layout_engine('constrained', w_pad=.03, h_pad=.03, wspace=0, hspace=0)
     _matrix(figure, alignment, phases_x, phases_y, truth)
     return figure
 
-def _strip(figure: Figure|SubFigure, place, phases: np.ndarray, **shared: Axes) -> Axes:
+def _strip(figure: Figure|SubFigure, place: SubplotSpec, phases: np.ndarray, **shared: Axes) -> Axes:
     "A strip of phase colours along one axis of another plot, whose ticks it takes over."
     ax, along_x = figure.add_subplot(place, **shared), 'sharex' in shared
     rgb = phase_rgb(phases)
@@ -86,7 +88,8 @@ def _strip(figure: Figure|SubFigure, place, phases: np.ndarray, **shared: Axes) 
     ax.tick_params(left=not along_x, labelleft=not along_x, bottom=along_x, labelbottom=along_x)
     ax.spines[:].set_visible(False)
     (main,) = shared.values()
-    main.tick_params(**({'bottom': False, 'labelbottom': False} if along_x else {'left': False, 'labelleft': False}))
+    if along_x: main.tick_params(bottom=False, labelbottom=False)
+    else: main.tick_params(left=False, labelleft=False)
     return ax
 
 # %% ../nbs/71_viz.ipynb #f8e58753
@@ -112,7 +115,7 @@ def _frame_grid(videos: Sequence[Video], rows: Sequence[np.ndarray], width: floa
     heights = [width * im.shape[1]/im.shape[2] + .2 for im in images]
     figure = _figure(width*max(map(len, rows)) + .3, sum(heights))
     axes = figure.subplots(len(rows), max(map(len, rows)), squeeze=False, height_ratios=heights)
-    figure.get_layout_engine().set(w_pad=.015, h_pad=.015, wspace=0, hspace=0)
+    figure.set_layout_engine('constrained', w_pad=.015, h_pad=.015, wspace=0, hspace=0)
     for ax in axes.flat: ax.set_axis_off()
     for row, video, frames, pictures in zip(axes, videos, rows, images):
         for ax, k, picture in zip(row, frames, pictures):
@@ -134,8 +137,8 @@ def contact_sheet(
 ) -> Figure: # One row a video
     "Frames of several videos; `ValueError` for no video, a frame that does not exist, or frames that are no images."
     if len(videos) == 0: raise ValueError('no video to show; valid: at least 1')
-    if indices is None: rows = [_spread(len(v), columns) for v in videos]
-    else: rows = [np.asarray(k) for k in (indices if np.ndim(indices[0]) else [indices]*len(videos))]
+    asked = [_spread(len(v), columns) for v in videos] if indices is None else indices if np.ndim(indices[0]) else [indices]*len(videos)
+    rows = [np.asarray(k) for k in asked]
     if len(rows) != len(videos): raise ValueError(f'indices for {len(rows)} videos, but {len(videos)} are given')
     for v, k in zip(videos, rows):
         if ((k < 0) | (k >= len(v))).any(): raise ValueError(f'{v.name} has no frame {k[(k < 0) | (k >= len(v))][0]}; valid: 0 to {len(v) - 1}')
@@ -149,13 +152,13 @@ def plot_aligned_frames(
     "Frames that belong together, one above the other, as in the paper's Figure 1; `ValueError` if videos and alignments do not fit."
     if len(videos) != len(alignments) + 1: raise ValueError(f'{len(videos)} videos and {len(alignments)} alignments; valid: one alignment for each video but the first')
     for v, a in zip(videos[1:], alignments):
-        if a.cost.shape != (len(videos[0]), len(v)): raise ValueError(f'the alignment of {v.name} is of {a.cost.shape} frames; valid: {(len(videos[0]), len(v))}')
+        if a.shape != (len(videos[0]), len(v)): raise ValueError(f'the alignment of {v.name} is of {a.shape} frames; valid: {(len(videos[0]), len(v))}')
     shown = _spread(len(videos[0]), columns)
     return _frame_grid(videos, [shown, *(a.warp()[shown] for a in alignments)])
 
 # %% ../nbs/71_viz.ipynb #8caa3f94
 def plot_losses(
-    history: Sequence[dict]|Mapping[str, Sequence[dict]], # One record an epoch with 'loss' and its parts; or several runs by name
+    history: Sequence[dict[str, Any]]|Mapping[str, Sequence[dict[str, Any]]], # One record an epoch with 'loss' and its parts; or several runs by name
 ) -> Figure: # Loss against epoch; parts thinner and dashed
     "How the loss fell; `ValueError` for a run without a record."
     runs = history if isinstance(history, Mapping) else {'': history}
@@ -245,8 +248,8 @@ def plot_embedding(
     for j, (p, v) in enumerate(zip(points, values)):
         ax.plot(*p.T, color='.75', lw=.8, zorder=1)
         colour = dict(c=phase_rgb(v)/255) if labels is not None else dict(c=v, cmap='viridis', vmin=low, vmax=high)
-        dots = ax.scatter(*p.T, s=12, marker=_MARKS[j % len(_MARKS)], linewidths=0, zorder=2, label=names[j] if names else None, **colour)
-        ax.scatter(*p[:1].T, s=60, facecolors='none', edgecolors='black', linewidths=1, zorder=3)
+        dots = ax.scatter(p[:, 0], p[:, 1], s=12, marker=_MARKS[j % len(_MARKS)], linewidths=0, zorder=2, label=names[j] if names else None, **colour)
+        ax.scatter(p[:1, 0], p[:1, 1], s=60, facecolors='none', edgecolors='black', linewidths=1, zorder=3)
     if labels is None: figure.colorbar(dots, ax=ax, label='progress', shrink=.7, aspect=25)
     if names: ax.legend(fontsize=8, frameon=False, markerscale=1.5)
     ax.set(xlabel=f'component 1 ({share[0]:.0%} of variance)', ylabel=f'component 2 ({share[1]:.0%})', aspect='equal')
