@@ -26,7 +26,7 @@ from tqdm import tqdm
 from .align import align, directions
 from .core import Video, check_new, replacing
 from .dtw import cost_matrix, dtw_path
-from .viz import _LINES, _figure
+from .viz import LINE_COLORS, new_figure
 
 # %% ../nbs/75_compare.ipynb #476d67af
 _CELLS, _ROOM = 2**20, 2**22  # Costs, and numbers in embeddings, at a time
@@ -186,7 +186,7 @@ def _name_axis(axis: Axis, comparison: Comparison, order: Sequence[int]) -> None
     "Names of clips along an axis, the odd ones in orange."
     axis.set_ticks(range(len(order)), [comparison.names[i] for i in order], fontsize=_rows(comparison))
     for label, i in zip(axis.get_ticklabels(), order):
-        if i in comparison.odd: label.set(color=_LINES[1], fontweight='bold')
+        if i in comparison.odd: label.set(color=LINE_COLORS[1], fontweight='bold')
 
 def _tree(comparison: Comparison) -> np.ndarray:
     "Average linkage, neighbours side by side."
@@ -197,7 +197,7 @@ def plot_distances(
 ) -> Figure: # Heat map, clips in the order of the tree beside it; odd ones in orange
     "Distances of all clips, like beside like."
     side = float(np.clip(.16*len(comparison.names), 3, 9))
-    figure = _figure(side + 2.2, side + .6)
+    figure = new_figure(side + 2.2, side + .6)
     tree, ax = figure.subplots(1, 2, width_ratios=(1, 6))
     leaves = dendrogram(_tree(comparison), orientation='left', no_labels=True, ax=tree, color_threshold=0, above_threshold_color='.4')['leaves']
     tree.set_axis_off()
@@ -218,7 +218,7 @@ def plot_deviations(
     leaves = dendrogram(_tree(comparison), no_plot=True)['leaves']
     shown = np.stack([comparison.z[i][comparison.places[i]] for i in leaves])
     seconds = shown.shape[1]/comparison.fps[comparison.reference]
-    figure = _figure(6.4, float(np.clip(.14*len(leaves), 1.6, 9)) + .8)
+    figure = new_figure(6.4, float(np.clip(.14*len(leaves), 1.6, 9)) + .8)
     ax = figure.add_subplot()
     image = ax.imshow(shown, cmap='magma', vmin=0, vmax=max(comparison.limit, float(np.quantile(shown, .998))), origin='lower', aspect='auto', interpolation='nearest', extent=(0, seconds, -.5, len(leaves) - .5))
     _name_axis(ax.yaxis, comparison, leaves)
@@ -234,13 +234,13 @@ def plot_residuals(
     which = (comparison.odd[:6] or [int(comparison.oddness.argmax())]) if which is None else list(which)
     for i in which:
         if not 0 <= i < len(comparison.names): raise ValueError(f'clip {i}; valid: 0 to {len(comparison.names) - 1}')
-    figure = _figure(6.4, 1.5*len(which) + .3)
+    figure = new_figure(6.4, 1.5*len(which) + .3)
     for ax, i in zip(figure.subplots(len(which), 1, squeeze=False, sharey=True)[:, 0], which):
         fps, (a, b) = comparison.fps[i], comparison.stretch(i)
         t = np.arange(len(comparison.residuals[i]))/fps
-        ax.axvspan(a/fps, b/fps, color=_LINES[4], alpha=.3, lw=0, label='oddest stretch')
+        ax.axvspan(a/fps, b/fps, color=LINE_COLORS[4], alpha=.3, lw=0, label='oddest stretch')
         ax.plot(t, comparison.expected[i], color='.45', lw=1.2, ls='--', label='usual here')
-        ax.plot(t, comparison.residuals[i], color=_LINES[0], lw=1.6, label='this clip')
+        ax.plot(t, comparison.residuals[i], color=LINE_COLORS[0], lw=1.6, label='this clip')
         ax.set_title(f'{comparison.names[i]}: z {comparison.whole_z[i]:.1f} as a whole, {comparison.stretch_z[i]:.1f} from {a/fps:.2f} to {b/fps:.2f} s', fontsize=8, loc='left')
         ax.grid(alpha=.3); ax.spines[['top', 'right']].set_visible(False)
         ax.set(ylabel='residual', xlim=(0, t[-1]), ylim=(0, None))

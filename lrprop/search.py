@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .core import Video, check_choice, check_new, replacing
-from .viz import _figure
+from .viz import new_figure
 
 # %% ../nbs/74_search.ipynb #adfb3d44
 _CHUNK = 4096  # Frames in memory at a time
@@ -192,7 +192,7 @@ def plot_hits(
     rows, columns = -(-n//columns), min(columns, n)
     shape = np.shape(query.frames[np.array([frame])])
     tall = min(2., shape[1]/shape[2]) if len(shape) == 4 else 1.
-    figure = _figure(1.35*columns, (1.25*tall + .4)*rows)
+    figure = new_figure(1.35*columns, (1.25*tall + .4)*rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     _show(axes[0], query, frame, f'looked for: {frame/query.fps:.2f} s', '#D55E00')
     for ax, h in zip(axes[1:], hits): _show(ax, videos[h.video], h.frame, f'{h.time:.2f} s   score {h.score:.3f}', 'black')

@@ -20,7 +20,7 @@ from .align import align, directions, phase_rgb, phase_starts
 from .compare import medoid, pair_distances
 from .core import Video, check_new, replacing
 from .transfer import Transferred, transfer
-from .viz import _LINES, _figure
+from .viz import LINE_COLORS, new_figure
 
 # %% ../nbs/76_segment.ipynb #0cac7a5d
 @njit(cache=True, error_model='numpy')
@@ -130,7 +130,7 @@ def plot_parts(
     drawn = pictures.ndim == 4 and pictures.shape[-1] == 3
     below = float(np.clip(.16*n, 1.2, 9)) + .6
     above = min(6.4/s.k*pictures.shape[1]/pictures.shape[2], 1.8) + .1 if drawn else 0
-    figure = _figure(6.4, below + above)
+    figure = new_figure(6.4, below + above)
     upper, lower = np.ravel(figure.subfigures(2, 1, squeeze=False, height_ratios=(above, below))) if drawn else (figure, figure)
     for p, picture in enumerate(pictures if drawn else ()):
         ax = upper.add_subplot(1, s.k, p + 1)
@@ -143,7 +143,7 @@ def plot_parts(
         ax.imshow(phase_rgb(u.phases)[None], aspect='auto', interpolation='nearest', extent=(0, len(u)/u.fps, i + .42, i - .42))
     ax.set(xlim=(0, max(len(u)/u.fps for u in s.videos)), ylim=(n - .5, -.5), xlabel='time (s)')
     ax.set_yticks(range(n), [u.name for u in s.videos], fontsize=float(np.clip(380/n, 2.5, 8)))
-    ax.get_yticklabels()[s.reference].set(color=_LINES[1], fontweight='bold')
+    ax.get_yticklabels()[s.reference].set(color=LINE_COLORS[1], fontweight='bold')
     ax.spines[['top', 'right', 'left']].set_visible(False)
     return figure
 
@@ -151,10 +151,10 @@ def plot_spreads(
     segmentation: Segmentation, # As `segment` gives it
 ) -> Figure: # A line, the number of parts that was chosen marked
     "Variance left within the parts, against their number."
-    figure = _figure(4, 2.4)
+    figure = new_figure(4, 2.4)
     ax, k = figure.add_subplot(), np.arange(1, len(segmentation.spreads) + 1)
-    ax.plot(k, 100*segmentation.spreads, 'o-', color=_LINES[0], ms=4)
-    ax.plot(segmentation.k, 100*segmentation.spreads[segmentation.k - 1], 'o', color=_LINES[1], ms=9, mfc='none', mew=2, label=f'chosen: {segmentation.k}')
+    ax.plot(k, 100*segmentation.spreads, 'o-', color=LINE_COLORS[0], ms=4)
+    ax.plot(segmentation.k, 100*segmentation.spreads[segmentation.k - 1], 'o', color=LINE_COLORS[1], ms=9, mfc='none', mew=2, label=f'chosen: {segmentation.k}')
     ax.set(xlabel='parts', ylabel='variance left (%)', ylim=(0, None))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(fontsize=8, frameon=False)

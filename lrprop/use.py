@@ -28,7 +28,7 @@ from .phases import read_phases, write_phases_template
 from .player import write_player
 from .runs import write_json
 from .transfer import Transferred, transfer
-from .viz import _figure, plot_alignments, save_figure
+from .viz import new_figure, plot_alignments, save_figure
 
 # %% ../nbs/86_use.ipynb #ffaaa2e0
 def _stretches(stretches: np.ndarray, fps: float) -> str:
@@ -230,7 +230,7 @@ def plot_phases(
     def doubt(v: Video) -> float: return np.inf if v.name not in found else -float(np.nan_to_num(found[v.name].confidence, nan=1.).min())
     shown = {v.name for v in sorted(labelled.clips.videos, key=doubt, reverse=True)[:_ROWS]}
     videos = [v for v in labelled.clips.videos if v.name in shown]
-    figure = _figure(7, .9 + .26*len(videos))
+    figure = new_figure(7, .9 + .26*len(videos))
     ax = figure.add_subplot()
     for row, v in enumerate(videos):
         assert v.phases is not None
