@@ -173,7 +173,7 @@ def plot_losses(
         parts = [k for k in records[0] if k not in ('epoch', 'loss', 'spread', 'lr', 'seconds') and isinstance(records[0][k], (int, float))]
         for key in ('loss', *parts):
             name, style = (run or key, dict(lw=1.8)) if key == 'loss' else (f'{run} {key}'.strip(), dict(lw=1., ls='--'))
-            ax.plot(epochs, [r.get(key, np.nan) for r in records], color=LINE_COLORS[len(ax.lines) % len(LINE_COLORS)], label=name, **style)
+            ax.plot(epochs, [r.get(key, np.nan) for r in records], color=LINE_COLORS[len(ax.lines) % len(LINE_COLORS)], label=name, marker=None if len(records) > 1 else 'o', **style)
     ax.set(xlabel='epoch', ylabel='loss')
     if len(ax.lines) > 1: ax.legend(fontsize=8, frameon=False)
     ax.grid(alpha=.3); ax.spines[['top', 'right']].set_visible(False)
