@@ -43,7 +43,7 @@ class Train:
     root: str|None = None       # All but synthetic: where the data lies; of pouring and penn_action, the root of lrprop prepare
     action: str = 'pouring'     # penn_action, penn_joints, penn_angles: which action; or several, one model for all: pushup,situp; or all
     preset: str = 'quick'       # synthetic: quick or paper
-    out: Path|None = None       # Run folder; runs/DATASET-ACTION-METHOD-sSEED if not given (of a folder, its name for the action)
+    out: Path|None = None       # Run folder, gets losses.png too; runs/DATASET-ACTION-METHOD-sSEED if not given (of a folder, its name for the action)
     backbone: str = 'efficientnet_lite0_grid' # Frame features of videos; joints have none
     weights: str|None = None    # resnet50_byol: the file of its checkpoint
     center: bool = False        # Subtract each video's mean feature

@@ -31,10 +31,10 @@ class Export:
 # %% ../nbs/88_commands.ipynb #f8f98331
 @dataclass
 class Embed:
-    "Embed every video of a folder with a trained model: an array NAME.npy each, and index.json. Can be stopped, and goes on where it was."
+    "Embed every video of a folder with a trained model: an array NAME.npy each, index.json, and a picture of some. Can be stopped, and goes on where it was."
     folder: tyro.conf.Positional[Path] # Videos, or a data set made by lrprop prepare
     model: Path                   # A file of lrprop export, or the folder of a run of lrprop train
-    out: Path                     # Gets the arrays and the index
+    out: Path                     # Gets the arrays, the index and embeddings.png
     weights: Path|None = None     # resnet50_byol: the file of its checkpoint, where the network is not inside the model
     jobs: int = 1                 # Processes; -1: as many as there are cores
     on_error: str = 'raise'       # raise: stop at the first bad video; skip: leave bad ones out and report them
@@ -68,8 +68,8 @@ class Align(_Embedding):
     videos: tyro.conf.Positional[tuple[Path, ...]] # Two or more; the first is the reference
     out: Annotated[Path, tyro.conf.arg(aliases=['-o'])] # .mp4 (.mkv, .mov, .m4v), .html (two to six videos), or .csv; a .png and a .json are put beside it
     reference: str|None = None    # File or name of the video that all are aligned to, if not the first
-    partial: bool = False         # The action may start late or end early: first and last frames may be left out
-    drop: bool = False            # Frames that match nothing may be left out anywhere
+    partial: bool = False         # The action may start late or end early: first and last frames may be left out; not of hours of video
+    drop: bool = False            # Frames that match nothing may be left out anywhere; not of hours of video
     alike: float = 50.            # partial, drop: of a hundred pairs of frames, how many are alike enough to be paired; less leaves out more
     height: int = 320             # Of the pictures, in pixels
 
