@@ -22,8 +22,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .align import PHASE_COLORS, Alignment, images_of
+from .align import Alignment
 from .core import Video, replacing
+from .side_by_side import PHASE_COLORS, images_of
 from .viz import plot_aligned_frames
 
 # %% ../nbs/72_player.ipynb #ef7e1778

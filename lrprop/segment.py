@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numba import njit
 
-from .align import align, directions, phase_rgb, phase_starts
+from .align import align, directions
 from .compare import medoid, pair_distances
 from .core import Video, check_new, replacing
+from .side_by_side import phase_rgb, phase_runs
 from .transfer import Transferred, transfer
 from .viz import LINE_COLORS, new_figure
 
@@ -79,7 +80,7 @@ class Segmentation:
         i: int, # Which clip
     ) -> np.ndarray: # (k,) int64
         "First frame of each part."
-        return phase_starts(self.videos[i])
+        return phase_runs(self.videos[i])
 
     def __str__(self) -> str:
         v = self.videos[self.reference]

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from tqdm import tqdm
 
-from .align import ALIKE, Alignment, LongAlignment, align, check_pairs, phase_rgb, phase_starts, write_side_by_side
+from .align import ALIKE, Alignment, LongAlignment, align, check_pairs
 from .clips import Clips, embed_clips, open_clips
 from .core import Video, check_choice, check_new, replacing
 from .data import _split
@@ -27,6 +27,7 @@ from .formats import phases_from
 from .phases import read_phases, write_phases_template
 from .player import write_player
 from .runs import write_json
+from .side_by_side import phase_rgb, phase_runs, write_side_by_side
 from .transfer import Transferred, transfer
 from .viz import new_figure, plot_alignments, save_figure
 
@@ -189,7 +190,7 @@ class Labelled:
         "Boundaries, their spread and confidence, in frames and seconds; no confidence where there was one way only."
         found, rows = {f.name: f for f in self.found}, []
         for v in self.clips.videos:
-            starts = phase_starts(v).tolist()
+            starts = phase_runs(v).tolist()
             row = dict(name=v.name, n_frames=len(v), fps=v.fps, given=v.name not in found, starts=starts, starts_seconds=[s/v.fps for s in starts])
             if (f := found.get(v.name)) is not None:
                 row |= dict(n_ways=len(f.votes), spread=f.spread.tolist(), spread_seconds=(f.spread/v.fps).tolist(), confidence=[None if np.isnan(c) else c for c in f.confidence.tolist()])
@@ -234,7 +235,7 @@ def plot_phases(
     ax = figure.add_subplot()
     for row, v in enumerate(videos):
         assert v.phases is not None
-        starts = phase_starts(v)
+        starts = phase_runs(v)
         ends = np.append(starts[1:], len(v))
         ax.barh(row, (ends - starts)/v.fps, left=starts/v.fps, height=.72, color=phase_rgb(v.phases[starts])/255)
         if (f := found.get(v.name)) is None: continue

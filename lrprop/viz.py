@@ -19,8 +19,9 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.patheffects import withStroke
 
-from .align import Alignment, phase_rgb
+from .align import Alignment
 from .core import Video, replacing
+from .side_by_side import phase_rgb
 
 # %% ../nbs/71_viz.ipynb #e4fc5ee3
 LINE_COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000') # One a series, as far as they go
