@@ -8,6 +8,7 @@ __all__ = ['N_STEPS', 'Chosen', 'choose_training']
 # %% ../nbs/86_choose.ipynb #6d53089f
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ N_STEPS, _SHORTEST, _LONGEST = 1000, 8, 240 # Training steps; bounds of frames a
 @dataclass(frozen=True)
 class Chosen:
     "Settings chosen for a folder, and why."
-    settings: dict                     # Fields of `Experiment`: n_frames, n_epochs, lr, sigma2
+    settings: dict[str, Any]           # Fields of `Experiment`: n_frames, n_epochs, lr, sigma2
     reasons: tuple[tuple[str, str], ...] # Field, reason
     about: str                         # What there is, in words
 
@@ -29,7 +30,7 @@ class Chosen:
 
 def choose_training(
     folder: str|Path,   # Of videos, or a prepared data set
-    **asked: object,    # Fields of `Experiment` that somebody chose: these stand
+    **asked: Any,       # Fields of `Experiment` that somebody chose: these stand
 ) -> Chosen:
     "Settings for a folder from the lengths of its training videos; raises as the data set's reader, and as `Experiment`."
     experiment = Experiment(**{'dataset': 'folder', 'root': str(folder), **asked})

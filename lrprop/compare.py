@@ -16,22 +16,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from scipy.cluster.hierarchy import dendrogram, linkage
 from scipy.ndimage import uniform_filter1d
 from scipy.spatial.distance import squareform
 from tqdm import tqdm
 
-from .align import _directions, align
+from .align import align, directions
 from .core import Video, check_new, replacing
 from .dtw import cost_matrix, dtw_path
-from .viz import _LINES, _figure
+from .viz import LINE_COLORS, new_figure
 
 # %% ../nbs/75_compare.ipynb #476d67af
 _CELLS, _ROOM = 2**20, 2**22  # Costs, and numbers in embeddings, at a time
+_Pair = tuple[int, int, np.ndarray, np.ndarray] # i < j, the path (n, 2) between the two, and its costs (n,)
 
-def _pairs(dirs: Sequence[np.ndarray], kind: str) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-    "i < j, the path (n, 2) between the two, and its costs (n,)."
+def _pairs(dirs: Sequence[np.ndarray], kind: str) -> Iterator[_Pair]:
+    "All pairs."
     n = np.array([len(x) for x in dirs])
     for i, x in enumerate(dirs[:-1]):
         size = max(1, min(_CELLS//(n[i]*n.max()), _ROOM//(n.max()*x.shape[1])))
@@ -50,9 +52,9 @@ def _checked(videos: Sequence[Video], embs: Sequence[np.ndarray], center: bool, 
     for v, e in zip(videos, embs):
         if len(v) != len(e): raise ValueError(f'{v.name}: {len(e)} embeddings for {len(v)} frames')
         if np.shape(e)[1:] != np.shape(embs[0])[1:]: raise ValueError(f'{videos[0].name} has embeddings of shape {np.shape(embs[0])} and {v.name} of {np.shape(e)}; valid: (T, d) of one width, from one encoder')
-    return [_directions(e, center, v.name) for v, e in zip(videos, embs)]
+    return [directions(e, center, v.name) for v, e in zip(videos, embs)]
 
-def _bar(pairs: Iterable, n: int, progress: bool) -> Iterable: return tqdm(pairs, 'align all pairs', n*(n - 1)//2, disable=not progress, leave=False)
+def _bar(pairs: Iterator[_Pair], n: int, progress: bool) -> 'tqdm[_Pair]': return tqdm(pairs, 'align all pairs', n*(n - 1)//2, disable=not progress, leave=False)
 
 def pair_distances(
     videos: Sequence[Video],     # Clips of one action
@@ -77,7 +79,7 @@ def medoid(
 def _robust_z(values: np.ndarray, least: float) -> np.ndarray:
     "Distance from the median over the spread, which is the scaled median absolute deviation, or `least` if that is more."
     off = np.asarray(values, np.float64) - np.median(values)
-    return off/max(1.4826*np.median(np.abs(off)), least, 1e-12)
+    return np.asarray(off/max(1.4826*np.median(np.abs(off)), least, 1e-12))
 
 def _best_sum(values: np.ndarray) -> tuple[int, int]:
     "First frame and last frame + 1 of the stretch with the greatest sum."
@@ -114,7 +116,7 @@ class Comparison:
     @cached_property
     def whole_z(self) -> np.ndarray:
         "(n,) robust z-score of each clip's mean residual."
-        means = [r.mean() for r in self.residuals]
+        means = np.array([r.mean() for r in self.residuals])
         return _robust_z(means, .01*np.median(means))
     @cached_property
     def stretch_z(self) -> np.ndarray:
@@ -127,7 +129,7 @@ class Comparison:
     @property
     def oddness(self) -> np.ndarray:
         "(n,) the greater of the two."
-        return np.maximum(self.whole_z, self.stretch_z)
+        return np.asarray(np.maximum(self.whole_z, self.stretch_z))
     @property
     def odd(self) -> list[int]:
         "The odd clips, the oddest first."
@@ -150,7 +152,7 @@ class Comparison:
 # %% ../nbs/75_compare.ipynb #01f0644f
 def _frame_means(frames: np.ndarray, costs: np.ndarray, n: int) -> np.ndarray:
     "(n,) mean of the costs at each frame."
-    return np.bincount(frames, costs, n)/np.bincount(frames, minlength=n)
+    return np.asarray(np.bincount(frames, costs, n)/np.bincount(frames, minlength=n))
 
 def compare(
     videos: Sequence[Video],     # Clips of one action, at least 3
@@ -180,22 +182,22 @@ def _rows(comparison: Comparison) -> float:
     "Size of the names of clips, in points."
     return float(np.clip(380/len(comparison.names), 2.5, 8))
 
-def _name_axis(axis, comparison: Comparison, order: Sequence[int]) -> None:
+def _name_axis(axis: Axis, comparison: Comparison, order: Sequence[int]) -> None:
     "Names of clips along an axis, the odd ones in orange."
     axis.set_ticks(range(len(order)), [comparison.names[i] for i in order], fontsize=_rows(comparison))
     for label, i in zip(axis.get_ticklabels(), order):
-        if i in comparison.odd: label.set(color=_LINES[1], fontweight='bold')
+        if i in comparison.odd: label.set(color=LINE_COLORS[1], fontweight='bold')
 
 def _tree(comparison: Comparison) -> np.ndarray:
     "Average linkage, neighbours side by side."
-    return linkage(squareform(comparison.distances, checks=False), 'average', optimal_ordering=True)
+    return np.asarray(linkage(squareform(comparison.distances, checks=False), 'average', optimal_ordering=True))
 
 def plot_distances(
     comparison: Comparison, # As `compare` gives it
 ) -> Figure: # Heat map, clips in the order of the tree beside it; odd ones in orange
     "Distances of all clips, like beside like."
     side = float(np.clip(.16*len(comparison.names), 3, 9))
-    figure = _figure(side + 2.2, side + .6)
+    figure = new_figure(side + 2.2, side + .6)
     tree, ax = figure.subplots(1, 2, width_ratios=(1, 6))
     leaves = dendrogram(_tree(comparison), orientation='left', no_labels=True, ax=tree, color_threshold=0, above_threshold_color='.4')['leaves']
     tree.set_axis_off()
@@ -216,7 +218,7 @@ def plot_deviations(
     leaves = dendrogram(_tree(comparison), no_plot=True)['leaves']
     shown = np.stack([comparison.z[i][comparison.places[i]] for i in leaves])
     seconds = shown.shape[1]/comparison.fps[comparison.reference]
-    figure = _figure(6.4, float(np.clip(.14*len(leaves), 1.6, 9)) + .8)
+    figure = new_figure(6.4, float(np.clip(.14*len(leaves), 1.6, 9)) + .8)
     ax = figure.add_subplot()
     image = ax.imshow(shown, cmap='magma', vmin=0, vmax=max(comparison.limit, float(np.quantile(shown, .998))), origin='lower', aspect='auto', interpolation='nearest', extent=(0, seconds, -.5, len(leaves) - .5))
     _name_axis(ax.yaxis, comparison, leaves)
@@ -232,13 +234,13 @@ def plot_residuals(
     which = (comparison.odd[:6] or [int(comparison.oddness.argmax())]) if which is None else list(which)
     for i in which:
         if not 0 <= i < len(comparison.names): raise ValueError(f'clip {i}; valid: 0 to {len(comparison.names) - 1}')
-    figure = _figure(6.4, 1.5*len(which) + .3)
+    figure = new_figure(6.4, 1.5*len(which) + .3)
     for ax, i in zip(figure.subplots(len(which), 1, squeeze=False, sharey=True)[:, 0], which):
         fps, (a, b) = comparison.fps[i], comparison.stretch(i)
         t = np.arange(len(comparison.residuals[i]))/fps
-        ax.axvspan(a/fps, b/fps, color=_LINES[4], alpha=.3, lw=0, label='oddest stretch')
+        ax.axvspan(a/fps, b/fps, color=LINE_COLORS[4], alpha=.3, lw=0, label='oddest stretch')
         ax.plot(t, comparison.expected[i], color='.45', lw=1.2, ls='--', label='usual here')
-        ax.plot(t, comparison.residuals[i], color=_LINES[0], lw=1.6, label='this clip')
+        ax.plot(t, comparison.residuals[i], color=LINE_COLORS[0], lw=1.6, label='this clip')
         ax.set_title(f'{comparison.names[i]}: z {comparison.whole_z[i]:.1f} as a whole, {comparison.stretch_z[i]:.1f} from {a/fps:.2f} to {b/fps:.2f} s', fontsize=8, loc='left')
         ax.grid(alpha=.3); ax.spines[['top', 'right']].set_visible(False)
         ax.set(ylabel='residual', xlim=(0, t[-1]), ylim=(0, None))
@@ -250,7 +252,7 @@ def plot_residuals(
 # %% ../nbs/75_compare.ipynb #32c503ce
 COMPARE_FILES = ('residuals.csv', 'distances.csv', 'summary.json')
 
-def _write_rows(path: Path, rows: Iterable[Sequence]) -> None:
+def _write_rows(path: Path, rows: Iterable[Sequence[object]]) -> None:
     with replacing(path) as unfinished, open(unfinished, 'w', encoding='utf-8', newline='') as file: csv.writer(file, lineterminator='\n').writerows(rows)
 
 def write_comparison(
@@ -260,8 +262,7 @@ def write_comparison(
 ) -> list[Path]: # The files
     "Write residuals.csv (a line a frame), distances.csv (a matrix) and summary.json (a clip's scores); raises `FileExistsError` rather than overwrite."
     c, paths = comparison, [Path(folder)/name for name in COMPARE_FILES]
-    for path in paths:
-        check_new(path)
+    check_new(*paths)
     frames = ((name, t, f'{t/fps:.6f}', f'{r:.9g}', f'{e:.9g}', f'{z:.6g}') for name, fps, *series in zip(c.names, c.fps, c.residuals, c.expected, c.z) for t, (r, e, z) in enumerate(zip(*series)))
     _write_rows(paths[0], [('video', 'frame', 'time', 'residual', 'expected', 'z'), *frames])
     _write_rows(paths[1], [('video', *c.names), *((name, *(f'{d:.9g}' for d in row)) for name, row in zip(c.names, c.distances))])

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .align import align, write_side_by_side
+from .align import align
 from .backbone import load_backbone
 from .cache import cached_features
 from .checkpoint import load_encoder
@@ -22,6 +22,7 @@ from .evaluate import Embed, embed_frozen, embed_trained
 from .experiments import DATASETS, UNTRAINED, Experiment, load_videos
 from .runs import check_folder, claim_folder, record_config, run, scores_table, write_json
 from .metrics import path_error
+from .side_by_side import write_side_by_side
 from .viz import format_scores, plot_aligned_frames, plot_alignment, plot_losses, plot_scores, save_figure
 
 # %% ../nbs/84_demo.ipynb #2bfab181

@@ -13,6 +13,8 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
@@ -74,9 +76,14 @@ def _devices() -> list[Finding]:
     if torch.backends.mps.is_available(): found.append(Finding('mps', 'Apple GPU; DTW is computed on the CPU there'))
     return found
 
+def _triton() -> str:
+    "The version that can be imported, if one can."
+    try: return str(import_module('triton').__version__)
+    except ImportError: return ''
+
 def _kernels() -> list[Finding]:
     "What the recursions of DTW and soft-DTW are computed by."
-    gpu = 'none' if not torch.cuda.is_available() else f'Triton {triton.__version__}' if triton else 'plain torch, diagonal by diagonal'
+    gpu = 'none' if not torch.cuda.is_available() else f'Triton {found}' if (found := _triton()) else 'plain torch, diagonal by diagonal'
     return [Finding('DTW on the CPU', f'numba {numba.__version__} for {numba.core.registry.cpu_target.target_context.codegen().magic_tuple()[1]}'),
             Finding('DTW on a GPU', gpu, 'a GPU without Triton: DTW will be slow' if 'plain' in gpu else '')]
 
@@ -104,7 +111,8 @@ def _differs(what: str, found: float, known: float, tolerance: float) -> str: re
 
 def _test_dtw(device: str) -> str:
     value, path = dtw_path(torch.tensor(_COST, device=device))
-    if path.tolist() != [[0, 0], [1, 1], [2, 2], [3, 2], [4, 3]]: return f'the path is {path.tolist()}'
+    steps = np.asarray(path).tolist()
+    if steps != [[0, 0], [1, 1], [2, 2], [3, 2], [4, 3]]: return f'the path is {steps}'
     return _differs('DTW', float(value), 3.1, 1e-5)
 
 def _test_soft_dtw(device: str) -> str:
@@ -133,6 +141,7 @@ def _test_training(device: str) -> str:
     for _ in range(12):
         embs = encoder.project(encoder(frames.repeat_interleave(2, 0), mask.flatten(0, 1))).unflatten(0, (2, 2))
         loss = lrprop(embs, steps, torch.tensor([16, 16], device=device), mask)
+        assert isinstance(loss, torch.Tensor)  # as no parts are asked for
         optimizer.zero_grad(); loss.backward(); optimizer.step()
         losses.append(float(loss.detach()))
     if not losses[-1] < .9*losses[0]: return f'the loss went from {losses[0]:.3g} to {losses[-1]:.3g} in 12 steps'
@@ -149,7 +158,7 @@ def self_test() -> list[Finding]: # A line a test and device
     "Compute what is known; some seconds, more on the first call, when kernels are compiled."
     found = [_tried('a clip read back', _test_video)]
     for device in ('cpu', *(f'cuda:{i}' for i in range(torch.cuda.device_count()))):
-        found += [_tried(f'{name}, {device}', lambda: test(device)) for name, test in (('DTW', _test_dtw), ('soft-DTW', _test_soft_dtw), ('training', _test_training))]
+        found += [_tried(f'{name}, {device}', partial(test, device)) for name, test in (('DTW', _test_dtw), ('soft-DTW', _test_soft_dtw), ('training', _test_training))]
     return found
 
 # %% ../nbs/88_doctor.ipynb #0a74ef02

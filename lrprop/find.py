@@ -31,8 +31,7 @@ class Found:
     files: tuple[Path, ...]                         # What was written
 
     def __str__(self) -> str:
-        hits = isinstance(self.result, tuple)
-        lines = [f'{r:3}. {h.name}: {h.time:.2f} s (frame {h.frame}), score {h.score:.3f}' for r, h in enumerate(self.result, 1)] if hits else [str(self.result)]
+        lines = [f'{r:3}. {h.name}: {h.time:.2f} s (frame {h.frame}), score {h.score:.3f}' for r, h in enumerate(self.result, 1)] if isinstance(self.result, tuple) else [str(self.result)]
         return '\n'.join([str(self.clips), *lines, f"wrote {', '.join(map(str, self.files))}"])
 
 def _table(out: str|Path, *more: str) -> list[Path]:
@@ -62,7 +61,7 @@ def _own(file: Path, videos: Sequence[Video]) -> int|None:
     n, digest = file.stat().st_size, hash_file(file)
     def same(frames: FrameSource) -> bool:
         if isinstance(frames, PreparedFrames): return frames.row.sha256 == digest
-        return frames.path.stat().st_size == n and hash_file(frames.path) == digest
+        return isinstance(frames, VideoFile) and frames.path.stat().st_size == n and hash_file(frames.path) == digest
     return next((i for i, v in enumerate(videos) if same(v.frames)), None)
 
 def search_clips(

@@ -16,13 +16,15 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .align import PHASE_COLORS, Alignment, _images
+from .align import Alignment
 from .core import Video, replacing
+from .side_by_side import PHASE_COLORS, images_of
 from .viz import plot_aligned_frames
 
 # %% ../nbs/72_player.ipynb #ef7e1778
@@ -36,10 +38,11 @@ def _jpeg(picture: np.ndarray, size: tuple[int, int], quality: int) -> bytes:
     return file.getvalue()
 
 def _pictures(video: Video, frames: np.ndarray, height: int, quality: int, bar: tqdm) -> tuple[list[bytes], tuple[int, int]]:
-    "Some frames of a video as JPEGs, and their width and height."
-    jpegs, size = [], None
+    "Some frames of a video as JPEGs, and their width and height; of none, any."
+    jpegs: list[bytes] = []
+    size = (16, 9)
     for start in range(0, len(frames), _CHUNK):
-        images = _images(video, frames[start:start + _CHUNK])
+        images = images_of(video, frames[start:start + _CHUNK])
         h, w = images.shape[1:3]
         size = (max(1, round(w*min(1, height/h))), min(height, h))
         jpegs += [_jpeg(image, size, quality) for image in images]
@@ -57,7 +60,7 @@ def _block_means(cost: np.ndarray) -> np.ndarray:
         cost = np.add.reduceat(cost, first, axis, dtype=np.float64) / (sizes[:, None] if axis == 0 else sizes)
     return cost
 
-def _matrix(alignment: Alignment, frames: np.ndarray, partners: np.ndarray) -> dict:
+def _matrix(alignment: Alignment, frames: np.ndarray, partners: np.ndarray) -> dict[str, Any]:
     "What is drawn of an alignment: a grey PNG with x to the right and y upwards, the corners of the path, and the distance at each moment."
     cost = _block_means(np.where(np.isfinite(alignment.cost), alignment.cost, np.nan))
     low, high = (np.nanmin(cost), np.nanmax(cost)) if np.isfinite(cost).any() else (0, 0)
@@ -67,27 +70,28 @@ def _matrix(alignment: Alignment, frames: np.ndarray, partners: np.ndarray) -> d
     steps = np.diff(alignment.path, axis=0)
     path = alignment.path[np.r_[True, (steps[1:] != steps[:-1]).any(1), True][-len(alignment.path):]]
     if len(path) > _CORNERS: path = path[np.linspace(0, len(path) - 1, _CORNERS).round().astype(int)]
-    distance = [None if i < 0 else round(float(alignment.cost[k, i]), 4) for k, i in zip(frames, partners)]
+    distance = [None if i < 0 else round(float(c), 4) for c, i in zip(alignment.partner_costs()[frames], partners)]
     return dict(png=base64.b64encode(file.getvalue()).decode(), path=path.tolist(), distance=distance)
 
 # %% ../nbs/72_player.ipynb #0f575b8d
-def _runs(phases: np.ndarray|None) -> list|None:
+def _runs(phases: np.ndarray|None) -> list[list[int]]|None:
     "Phases as runs [phase, length]."
     if phases is None: return None
     first = np.r_[0, np.flatnonzero(np.diff(phases)) + 1]
-    return np.stack([np.asarray(phases)[first], np.diff(np.append(first, len(phases)))], 1).tolist()
+    runs: list[list[int]] = np.stack([np.asarray(phases)[first], np.diff(np.append(first, len(phases)))], 1).tolist()
+    return runs
 
 def _check(videos: Sequence[Video], alignments: Sequence[Alignment], height: int, quality: int, step: int) -> None:
     "`ValueError` for what makes no player."
     if not 2 <= len(videos) <= 6: raise ValueError(f'{len(videos)} videos; valid: 2 to 6')
     if len(alignments) != len(videos) - 1: raise ValueError(f'{len(videos)} videos and {len(alignments)} alignments; valid: one alignment for each video but the first')
     for v, a in zip(videos[1:], alignments):
-        if a.cost.shape != (len(videos[0]), len(v)): raise ValueError(f'the alignment of {v.name} is of {a.cost.shape} frames; valid: {(len(videos[0]), len(v))}')
+        if a.shape != (len(videos[0]), len(v)): raise ValueError(f'the alignment of {v.name} is of {a.shape} frames; valid: {(len(videos[0]), len(v))}')
     for what, value, low, high in (('height', height, 16, 2160), ('quality', quality, 1, 95), ('step', step, 1, len(videos[0]))):
         if not low <= value <= high: raise ValueError(f'{what} {value}; valid: {low} to {high}')
 
 def _content(videos: Sequence[Video], alignments: Sequence[Alignment], height: int, quality: int, step: int,
-             phase_names: Sequence[str], title: str, progress: bool) -> tuple[dict, list[bytes]]:
+             phase_names: Sequence[str], title: str, progress: bool) -> tuple[dict[str, Any], list[bytes]]:
     "The record that lrprop/web/player.js reads, and the joined JPEGs of each video."
     _check(videos, alignments, height, quality, step)
     moments = np.arange(0, len(videos[0]), step)
@@ -96,7 +100,7 @@ def _content(videos: Sequence[Video], alignments: Sequence[Alignment], height: i
     records, blobs = [], []
     with tqdm(desc='pictures', total=sum(map(len, needed)), unit='frame', disable=not progress) as bar:
         for video, frames, shown in zip(videos, needed, partners):
-            jpegs, size = _pictures(video, frames, height, quality, bar) if len(frames) else ([], (16, 9))
+            jpegs, size = _pictures(video, frames, height, quality, bar)
             records.append(dict(name=video.name, fps=float(video.fps), n=len(video), width=size[0], height=size[1], frames=frames.tolist(), phases=_runs(video.phases),
                                 offsets=np.cumsum([0, *map(len, jpegs)]).tolist(), shown=np.where(shown < 0, -1, np.searchsorted(frames, shown)).tolist()))
             blobs.append(b''.join(jpegs))
@@ -110,7 +114,7 @@ def _source(name: str) -> str:
     "A file of lrprop/web."
     return (files('lrprop')/'web'/name).read_text(encoding='utf-8')
 
-def _page(data: dict, blobs: Sequence[bytes]) -> str:
+def _page(data: dict[str, Any], blobs: Sequence[bytes]) -> str:
     "The HTML page of a player."
     pictures = ''.join(f'<script type="image/jpeg">{base64.b64encode(b).decode()}</script>\n' for b in blobs)
     record = json.dumps(data, allow_nan=False, separators=(',', ':')).replace('<', r'\u003c').replace('>', r'\u003e').replace('&', r'\u0026')
@@ -153,24 +157,27 @@ def _frame(page: str, title: str, height: int = 520) -> str:
 @cache
 def _widget() -> type:
     "The widget's class; anywidget is an extra."
-    try: import anywidget, traitlets
+    try:
+        import anywidget
+        import traitlets
     except ModuleNotFoundError as e: raise ModuleNotFoundError(f"the player in Jupyter needs {e.name}: pip install 'lrprop[widget]'") from None
     class Player(anywidget.AnyWidget):
         _esm, _css = _source('player.js'), _source('player.css')
         data = traitlets.Dict().tag(sync=True)
-        frames = traitlets.List().tag(sync=True)
+        frames: traitlets.List[bytes] = traitlets.List().tag(sync=True)
         moment = traitlets.Int().tag(sync=True)
-        fallback: dict = {}
-        def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
-            bundle, metadata = super()._repr_mimebundle_(**kwargs)
-            return bundle | self.fallback, metadata
+        fallback: dict[str, str]|None = None
+        def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+            bundle, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
+            return bundle | (self.fallback or {}), metadata
     return Player
 
-def _fallback(data: dict, blobs: Sequence[bytes], videos: Sequence[Video], alignments: Sequence[Alignment]) -> dict:
+def _fallback(data: dict[str, Any], blobs: Sequence[bytes], videos: Sequence[Video], alignments: Sequence[Alignment]) -> dict[str, str]:
     "What is shown where no widget runs: the page if it is small, else a picture."
     page = _page(data, blobs)
     if len(page) <= _EMBEDDED: return {'text/html': _frame(page, data['title'])}
-    whole = [Alignment(np.stack([np.arange(len(p)), p], 1), a.cost) for a in alignments for p in [np.maximum.accumulate(np.maximum(a.partners(), 0))]]
+    shown = [np.maximum.accumulate(np.maximum(a.partners(), 0)) for a in alignments]  # where no frame belongs, the one before
+    whole = [a if (a.partners() >= 0).all() else Alignment(np.stack([np.arange(len(p)), p], 1), a.cost) for a, p in zip(alignments, shown)]
     file = io.BytesIO()
     plot_aligned_frames(videos, whole).savefig(file, dpi=80)
     return {'image/png': base64.b64encode(file.getvalue()).decode()}

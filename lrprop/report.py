@@ -19,14 +19,14 @@ from scipy.stats import t as student
 from .core import check_choice
 from .experiments import UNTRAINED
 from .tables import MISPRINTS, RERUN, Entry, find_record
-from .viz import _LINES, SMALLER_IS_BETTER, _figure
+from .viz import LINE_COLORS, SMALLER_IS_BETTER, new_figure
 
 # %% ../nbs/83_report.ipynb #4263ae71
 def _panels(rows: Sequence[str], columns: Sequence[str]) -> tuple[Figure, np.ndarray, list[str]]:
     "A panel for each metric with the rows' names at the left of the first; and the rows' colours."
-    figure = _figure(1.2 + 1.5*max(len(columns), 1), .9 + .24*len(rows))
+    figure = new_figure(1.2 + 1.5*max(len(columns), 1), .9 + .24*len(rows))
     axes = figure.subplots(1, max(len(columns), 1), sharey=True, squeeze=False)[0]
-    colours = ['.55' if r in UNTRAINED else _LINES[1] if r.startswith('lrprop') else _LINES[0] for r in rows]
+    colours = ['.55' if r in UNTRAINED else LINE_COLORS[1] if r.startswith('lrprop') else LINE_COLORS[0] for r in rows]
     for ax, c in zip(axes, columns):
         ax.set_title(c + ' ↓'*(c in SMALLER_IS_BETTER), fontsize=9)
         ax.grid(alpha=.3); ax.tick_params(labelsize=8, left=False); ax.spines[['top', 'right', 'left']].set_visible(False)
@@ -167,13 +167,13 @@ def plot_histories(
     runs = [(e.row, e.experiment.action, [h['loss'] for h in r['history']]) for e in found if (r := find_record(e, results)) and r.get('history')]
     if not runs: return None
     rows, actions = (list(dict.fromkeys(x)) for x in list(zip(*runs))[:2])
-    figure = _figure(9, 1.55*-(-len(rows)//5) + .3)
+    figure = new_figure(9, 1.55*-(-len(rows)//5) + .3)
     axes = figure.subplots(-(-len(rows)//5), 5, squeeze=False, sharex=True)
     for ax in axes.flat[len(rows):]: ax.set_axis_off()
     for ax, row in zip(axes.flat, rows):
         ax.set_title(row, fontsize=9); ax.grid(alpha=.3); ax.tick_params(labelsize=7); ax.spines[['top', 'right']].set_visible(False)
         for r, a, losses in runs:
-            if r == row: ax.plot(losses, lw=1, color=_LINES[actions.index(a) % len(_LINES)], label=a)
+            if r == row: ax.plot(losses, lw=1, color=LINE_COLORS[actions.index(a) % len(LINE_COLORS)], label=a)
     if len(actions) > 1:
         handles = {name: h for ax in axes.flat for h, name in zip(*ax.get_legend_handles_labels())}
         figure.legend(handles.values(), handles, loc='outside lower center', ncols=len(handles), fontsize=8, frameon=False)

@@ -9,15 +9,17 @@ __all__ = ['Hit', 'build_index', 'check_search', 'search', 'write_hits', 'plot_h
 import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil, inf
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .core import Video, check_choice, check_new, replacing
-from .viz import _figure
+from .viz import new_figure
 
 # %% ../nbs/74_search.ipynb #adfb3d44
 _CHUNK = 4096  # Frames in memory at a time
@@ -54,8 +56,9 @@ class Hit:
 
 def _thin(frames: np.ndarray, scores: np.ndarray, k: int, radius: int, struck: int|None) -> list[int]:
     "Places of the best k of some frames (n,), ascending, of one video, more than `radius` frames apart, and from `struck`."
-    left, found = scores.astype(np.float64), []
-    def strike(frame): left[np.searchsorted(frames, frame - radius):np.searchsorted(frames, frame + radius, 'right')] = -inf
+    left = scores.astype(np.float64)
+    found: list[int] = []
+    def strike(frame: int) -> None: left[np.searchsorted(frames, frame - radius):np.searchsorted(frames, frame + radius, 'right')] = -inf
     if struck is not None: strike(struck)
     while len(found) < k and len(left) and left[best := int(left.argmax())] > -inf:
         found.append(best)
@@ -74,15 +77,16 @@ def _hits(videos: Sequence[Video], scored: Iterator[tuple[int, np.ndarray, np.nd
     return hits
 
 # %% ../nbs/74_search.ipynb #d1135cf3
-def _faiss() -> object:
-    try: import faiss
+def _faiss() -> Any:
+    try:
+        import faiss
     except ModuleNotFoundError: raise ModuleNotFoundError("an index needs FAISS: pip install 'lrprop[faiss]'") from None
     return faiss
 
 def build_index(
     embs: Sequence[np.ndarray], # (T_i, d) embeddings, one array a video; memory maps too
     center: bool = False,       # Subtract each video's mean first; for frozen features
-) -> object: # A `faiss.IndexFlatIP` of all frames, for `search`; `faiss.write_index` stores it
+) -> Any: # A `faiss.IndexFlatIP` of all frames, for `search`; `faiss.write_index` stores it
     "All frames in one flat index; raises `ModuleNotFoundError` without the extra `faiss`, `ValueError` as `search`."
     faiss = _faiss()
     if not len(embs): raise ValueError('no video to search; valid: at least 1')
@@ -91,7 +95,7 @@ def build_index(
         for _, part in _pieces(x, center, f'video {i}'): index.add(part)
     return index
 
-def _ask(index: object, q: np.ndarray, videos: Sequence[Video], k: int, apart: float, own: tuple[int, int]|None) -> list[Hit]:
+def _ask(index: Any, q: np.ndarray, videos: Sequence[Video], k: int, apart: float, own: tuple[int, int]|None) -> list[Hit]:
     "Hits by way of an index."
     starts = np.cumsum([0, *map(len, videos)])
     if (index.ntotal, index.d) != (starts[-1], len(q)): raise ValueError(f'the index holds {index.ntotal} frames of width {index.d}, the videos {starts[-1]} of width {len(q)}; build it again')
@@ -101,18 +105,18 @@ def _ask(index: object, q: np.ndarray, videos: Sequence[Video], k: int, apart: f
         rows = np.sort(rows[0][rows[0] >= 0])
         scores = _scores(index.reconstruct_batch(rows), q)
         cuts = np.searchsorted(rows, starts)
-        hits = _hits(videos, ((i, rows[a:b] - starts[i], scores[a:b]) for i, (a, b) in enumerate(zip(cuts, cuts[1:])) if b > a), k, apart, own)
-        if n == index.ntotal or len(hits) == k and hits[-1].score > near[0].min() + 1e-5: return hits
+        hits = _hits(videos, ((i, rows[a:b] - starts[i], scores[a:b]) for i, (a, b) in enumerate(pairwise(cuts)) if b > a), k, apart, own)
+        if n == index.ntotal or (len(hits) == k and hits[-1].score > near[0].min() + 1e-5): return hits
         n = min(2*n, index.ntotal)
 
 # %% ../nbs/74_search.ipynb #5522353f
 def _scores(rows: np.ndarray, q: np.ndarray) -> np.ndarray:
     "Cosines; rounded so that equal frames score the same wherever they lie in a matrix."
-    return np.round(rows.astype(np.float64) @ q.astype(np.float64), 12)
+    return np.asarray((rows.astype(np.float64) @ q.astype(np.float64)).round(12))
 
 def _direction(query: np.ndarray, frame: int, center: bool) -> np.ndarray:
     "The direction (d,) of the frame that is looked for."
-    found = None
+    found: np.ndarray|None = None
     for a, part in _pieces(query, center, 'query'):
         if a <= frame < a + len(part): found = part[frame - a]
     if found is None: raise ValueError(f'frame {frame} of the query; valid: 0 to {len(query) - 1}')
@@ -143,12 +147,12 @@ def search(
     check_search(k, apart, index)
     if not len(videos) or len(videos) != len(embs): raise ValueError(f'{len(videos)} videos and embeddings of {len(embs)}; valid: one array a video, at least 1')
     if own is not None and not 0 <= own < len(videos): raise ValueError(f'own {own}; valid: 0 to {len(videos) - 1}, or None')
-    q, own = _direction(query, frame, center), None if own is None else (own, frame)
+    q, struck = _direction(query, frame, center), None if own is None else (own, frame)
     for v, e in zip(videos, embs):
         if np.shape(e) != (len(v), len(q)): raise ValueError(f'{v.name}: embeddings of shape {np.shape(e)} for {len(v)} frames, and a query of width {len(q)}; valid: {(len(v), len(q))}, from one encoder')
-    if not isinstance(index, str) or index == 'faiss': return _ask(build_index(embs, center) if isinstance(index, str) else index, q, videos, k, apart, own)
+    if not isinstance(index, str) or index == 'faiss': return _ask(build_index(embs, center) if isinstance(index, str) else index, q, videos, k, apart, struck)
     scored = ((i, np.arange(len(v)), np.concatenate([_scores(part, q) for _, part in _pieces(e, center, v.name)])) for i, (v, e) in enumerate(zip(videos, embs)))
-    return _hits(videos, scored, k, apart, own)
+    return _hits(videos, scored, k, apart, struck)
 
 # %% ../nbs/74_search.ipynb #d8855703
 def write_hits(
@@ -188,7 +192,7 @@ def plot_hits(
     rows, columns = -(-n//columns), min(columns, n)
     shape = np.shape(query.frames[np.array([frame])])
     tall = min(2., shape[1]/shape[2]) if len(shape) == 4 else 1.
-    figure = _figure(1.35*columns, (1.25*tall + .4)*rows)
+    figure = new_figure(1.35*columns, (1.25*tall + .4)*rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     _show(axes[0], query, frame, f'looked for: {frame/query.fps:.2f} s', '#D55E00')
     for ax, h in zip(axes[1:], hits): _show(ax, videos[h.video], h.frame, f'{h.time:.2f} s   score {h.score:.3f}', 'black')

@@ -16,15 +16,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numba import njit
 
-from .align import _directions, align, phase_rgb
+from .align import align, directions
 from .compare import medoid, pair_distances
 from .core import Video, check_new, replacing
+from .side_by_side import phase_rgb, phase_runs
 from .transfer import Transferred, transfer
-from .viz import _LINES, _figure
+from .viz import LINE_COLORS, new_figure
 
 # %% ../nbs/76_segment.ipynb #0cac7a5d
 @njit(cache=True, error_model='numpy')
-def _cut(blocks, squares, k_max):
+def _cut(blocks: np.ndarray, squares: np.ndarray, k_max: int) -> tuple[np.ndarray, np.ndarray]:
     "Costs (k_max, n) of the first b + 1 frames in k + 1 parts, and where the last part begins. `blocks` (n+1, n+1), `squares` (n+1,): sums over the Gram matrix and its diagonal."
     n = len(squares) - 1
     cost, start = np.full((k_max, n), np.inf), np.zeros((k_max, n), np.int64)
@@ -69,7 +70,7 @@ class Segmentation:
     @property
     def k(self) -> int:
         "Parts."
-        return int(self.videos[self.reference].phases.max()) + 1
+        return len(self.starts(self.reference))
     @property
     def confidence(self) -> np.ndarray:
         "(n, k-1) share of the ways that agree on each cut; NaN for the reference, and where there is one way only."
@@ -79,7 +80,7 @@ class Segmentation:
         i: int, # Which clip
     ) -> np.ndarray: # (k,) int64
         "First frame of each part."
-        return np.concatenate([[0], np.flatnonzero(np.diff(self.videos[i].phases)) + 1])
+        return phase_runs(self.videos[i])
 
     def __str__(self) -> str:
         v = self.videos[self.reference]
@@ -94,7 +95,7 @@ def mean_course(
     kind: str = 'euclidean',    # Distance of two frames, as `lrprop.align.align`
 ) -> np.ndarray: # (T_reference, d)
     "The mean of all clips at each frame of the reference."
-    return np.mean([x[align(embs[reference], x, kind).warp()] for x in embs], 0)
+    return np.asarray(np.mean([x[align(embs[reference], x, kind).warp()] for x in embs], 0))
 
 def segment(
     videos: Sequence[Video],     # Clips of one action; phases they have are not looked at
@@ -110,7 +111,7 @@ def segment(
     shortest = min(videos, key=len, default=None)
     if shortest is not None and not 1 <= k <= len(shortest): raise ValueError(f'k is {k}; valid: 1 to {len(shortest)} parts, as many as {shortest.name} has frames')
     reference = medoid(pair_distances(videos, embs, center, kind, progress))
-    course = mean_course([_directions(e, center, v.name) for v, e in zip(videos, embs)], reference, kind)
+    course = mean_course([directions(e, center, v.name) for v, e in zip(videos, embs)], reference, kind)
     costs, cuts = best_cuts(course, min(max(k, k_max), len(course)))
     phases = np.searchsorted(cuts[k - 1], np.arange(len(course)), 'right') - 1
     given = [replace(v, phases=phases if i == reference else None) for i, v in enumerate(videos)]
@@ -127,21 +128,23 @@ def plot_parts(
     s, n = segmentation, len(segmentation.videos)
     v, starts = s.videos[s.reference], s.starts(s.reference)
     pictures = np.asarray(v.frames[(starts + np.append(starts[1:], len(v)))//2])
-    pictures = pictures if pictures.ndim == 4 and pictures.shape[-1] == 3 else ()
+    drawn = pictures.ndim == 4 and pictures.shape[-1] == 3
     below = float(np.clip(.16*n, 1.2, 9)) + .6
-    above = min(6.4/s.k*pictures.shape[1]/pictures.shape[2], 1.8) + .1 if len(pictures) else 0
-    figure = _figure(6.4, below + above)
-    parts = figure.subfigures(2, 1, height_ratios=(above, below)) if len(pictures) else (None, figure)
-    for p, picture in enumerate(pictures):
-        ax = parts[0].add_subplot(1, s.k, p + 1)
+    above = min(6.4/s.k*pictures.shape[1]/pictures.shape[2], 1.8) + .1 if drawn else 0
+    figure = new_figure(6.4, below + above)
+    upper, lower = np.ravel(figure.subfigures(2, 1, squeeze=False, height_ratios=(above, below))) if drawn else (figure, figure)
+    for p, picture in enumerate(pictures if drawn else ()):
+        ax = upper.add_subplot(1, s.k, p + 1)
         ax.imshow(picture, interpolation='antialiased')
         ax.set(xticks=[], yticks=[])
         for spine in ax.spines.values(): spine.set(color=phase_rgb(np.array([p]))[0]/255, linewidth=3)
-    ax = parts[1].add_subplot()
-    for i, u in enumerate(s.videos): ax.imshow(phase_rgb(u.phases)[None], aspect='auto', interpolation='nearest', extent=(0, len(u)/u.fps, i + .42, i - .42))
+    ax = lower.add_subplot()
+    for i, u in enumerate(s.videos):
+        assert u.phases is not None
+        ax.imshow(phase_rgb(u.phases)[None], aspect='auto', interpolation='nearest', extent=(0, len(u)/u.fps, i + .42, i - .42))
     ax.set(xlim=(0, max(len(u)/u.fps for u in s.videos)), ylim=(n - .5, -.5), xlabel='time (s)')
     ax.set_yticks(range(n), [u.name for u in s.videos], fontsize=float(np.clip(380/n, 2.5, 8)))
-    ax.get_yticklabels()[s.reference].set(color=_LINES[1], fontweight='bold')
+    ax.get_yticklabels()[s.reference].set(color=LINE_COLORS[1], fontweight='bold')
     ax.spines[['top', 'right', 'left']].set_visible(False)
     return figure
 
@@ -149,10 +152,10 @@ def plot_spreads(
     segmentation: Segmentation, # As `segment` gives it
 ) -> Figure: # A line, the number of parts that was chosen marked
     "Variance left within the parts, against their number."
-    figure = _figure(4, 2.4)
+    figure = new_figure(4, 2.4)
     ax, k = figure.add_subplot(), np.arange(1, len(segmentation.spreads) + 1)
-    ax.plot(k, 100*segmentation.spreads, 'o-', color=_LINES[0], ms=4)
-    ax.plot(segmentation.k, 100*segmentation.spreads[segmentation.k - 1], 'o', color=_LINES[1], ms=9, mfc='none', mew=2, label=f'chosen: {segmentation.k}')
+    ax.plot(k, 100*segmentation.spreads, 'o-', color=LINE_COLORS[0], ms=4)
+    ax.plot(segmentation.k, 100*segmentation.spreads[segmentation.k - 1], 'o', color=LINE_COLORS[1], ms=9, mfc='none', mew=2, label=f'chosen: {segmentation.k}')
     ax.set(xlabel='parts', ylabel='variance left (%)', ylim=(0, None))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(fontsize=8, frameon=False)
@@ -168,7 +171,7 @@ def write_parts(
     "Write parts, times in seconds and confidence of each clip; raises `FileExistsError` rather than overwrite."
     path, s = Path(path), segmentation
     check_new(path)
-    def clip(i: int) -> dict:
+    def clip(i: int) -> dict[str, object]:
         starts, v, sure = s.starts(i), s.videos[i], s.confidence[i]
         return dict(video=v.name, start_frames=starts.tolist(), start_seconds=(starts/v.fps).tolist(), confidence=None if np.isnan(sure).any() else sure.tolist())
     facts = dict(source=source, parts=s.k, most_ordinary=s.videos[s.reference].name, variance_left=s.spreads.tolist(), clips=[clip(i) for i in range(len(s.videos))])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from .align import align
+from .align import Alignment, align
 from .core import Video
 
 # %% ../nbs/73_transfer.ipynb #8525ba3e
@@ -27,14 +27,14 @@ class Transferred:
     @property
     def boundaries(self) -> np.ndarray:
         "(n_ways, n_phases - 1) first frame of each phase but the first, along each way."
-        return (self.votes[:, None] < np.arange(1, self.n_phases)[:, None]).sum(-1)
+        return np.asarray((self.votes[:, None] < np.arange(1, self.n_phases)[:, None]).sum(-1))
 
     @property
     def starts(self) -> np.ndarray:
         "(n_phases,) first frame of each phase: the median of the ways, a frame for each phase at least."
         p, n = np.arange(self.n_phases), self.votes.shape[1]
         middle = np.concatenate([[0], np.median(self.boundaries, 0).astype(np.int64)])
-        return np.minimum(np.maximum.accumulate(middle - p) + p, n - self.n_phases + p)
+        return np.asarray(np.minimum(np.maximum.accumulate(middle - p) + p, n - self.n_phases + p))
 
     @property
     def phases(self) -> np.ndarray:
@@ -50,7 +50,7 @@ class Transferred:
     @property
     def spread(self) -> np.ndarray:
         "(n_phases - 1,) mean distance of the ways' boundaries from that chosen, in frames."
-        return np.abs(self.boundaries - self.starts[1:]).mean(0)
+        return np.asarray(np.abs(self.boundaries - self.starts[1:]).mean(0))
 
     @property
     def confidence(self) -> np.ndarray:
@@ -83,15 +83,17 @@ def transfer(
     "Carry the phases of the references to all other videos; `ValueError` for phases that do not fit each other, or nothing labelled."
     n_phases = _check(videos, embs)
     if n_relays < 0: raise ValueError(f'n_relays {n_relays}; valid: 0 or more')
-    refs, rest = ([i for i, v in enumerate(videos) if (v.phases is None) == unlabelled] for unlabelled in (False, True))
-    pair = lambda i, j: align(embs[i], embs[j], kind, center, videos[i].name, videos[j].name).inverse()
-    direct, cost = {}, {}
+    phases = {i: v.phases for i, v in enumerate(videos) if v.phases is not None}
+    rest = [j for j in range(len(videos)) if j not in phases]
+    def way(i: int, j: int) -> Alignment: return align(embs[i], embs[j], kind, center, videos[i].name, videos[j].name).inverse()
+    direct: dict[int, np.ndarray] = {}
+    cost: dict[int, float] = {}
     for j in tqdm(rest, 'align with the references', disable=not progress, leave=False):
-        found = [pair(r, j) for r in refs]
-        direct[j] = np.stack([videos[r].phases[a.warp()] for r, a in zip(refs, found)])
-        cost[j] = np.mean([a.mean_cost for a in found])
-    relays, results = sorted(rest, key=cost.get)[:n_relays], []
+        found = [way(r, j) for r in phases]
+        direct[j] = np.stack([p[a.warp()] for p, a in zip(phases.values(), found)])
+        cost[j] = float(np.mean([a.mean_cost for a in found]))
+    relays, results = sorted(rest, key=lambda j: cost[j])[:n_relays], []
     for j in tqdm(rest, 'align with the others', disable=not progress or not relays, leave=False):
-        ways = [direct[j], *(direct[z][:, pair(z, j).warp()] for z in relays if z != j)]
+        ways = [direct[j], *(direct[z][:, way(z, j).warp()] for z in relays if z != j)]
         results.append(Transferred(videos[j].name, np.concatenate(ways), n_phases))
     return results

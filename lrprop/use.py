@@ -7,9 +7,10 @@ __all__ = ['Aligned', 'align_clips', 'align_files', 'Labelled', 'label_clips', '
 
 # %% ../nbs/86_use.ipynb #77675025
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,16 +18,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from tqdm import tqdm
 
-from .align import ALIKE, PHASE_COLORS, Alignment, align, write_side_by_side
-from .clips import Clips, embed_clips, file_of, open_clips
+from .align import ALIKE, Alignment, LongAlignment, align, check_pairs
+from .clips import Clips, embed_clips, open_clips
 from .core import Video, check_choice, check_new, replacing
 from .data import choose_val
+from .embed import Opener
 from .formats import phases_from
 from .phases import read_phases, write_phases_template
 from .player import write_player
 from .runs import write_json
+from .side_by_side import phase_rgb, phase_runs, write_side_by_side
 from .transfer import Transferred, transfer
-from .viz import _figure, plot_alignments, save_figure
+from .viz import new_figure, plot_alignments, save_figure
 
 # %% ../nbs/86_use.ipynb #ffaaa2e0
 def _stretches(stretches: np.ndarray, fps: float) -> str:
@@ -42,7 +45,7 @@ class Aligned:
     "Clips aligned to the first of them."
     clips: Clips                       # The reference first
     alignments: tuple[Alignment, ...]  # Of the reference with each other clip, in their order
-    options: dict                      # partial, drop, alike, kind
+    options: dict[str, Any]            # partial, drop, alike, kind
 
     def table(self) -> pd.DataFrame: # frame and time (seconds) of the reference; frame, time and cost of each clip
         "A line for each frame of the reference; empty where a clip has no frame that belongs to it."
@@ -52,14 +55,15 @@ class Aligned:
         for v, a in zip(others, self.alignments):
             partner = a.partners()
             none = partner < 0
-            columns |= {f'{v.name}_frame': pd.array(partner, 'Int64'), f'{v.name}_time': np.where(none, np.nan, partner/v.fps), f'{v.name}_cost': np.where(none, np.nan, a.cost[frames, partner])}
+            columns |= {f'{v.name}_frame': pd.array(partner, 'Int64'), f'{v.name}_time': np.where(none, np.nan, partner/v.fps), f'{v.name}_cost': a.partner_costs()}
             columns[f'{v.name}_frame'][none] = pd.NA
         return pd.DataFrame(columns)
 
-    def record(self) -> dict: # What a JSON file can hold
-        "Source, options, and of each clip its mean cost, its path, and what was left out."
+    def record(self) -> dict[str, Any]: # What a JSON file can hold
+        "Source, options, and of each clip its mean cost, its path, what was left out, and if that was not looked for everywhere, where (windows, as `coarse_windows`)."
         facts = [dict(name=v.name, n_frames=len(v), fps=v.fps) for v in self.clips.videos]
-        found = [dict(mean_cost=a.mean_cost, reference_left_out=a.left_out().tolist(), left_out=a.inverse().left_out().tolist(), path=a.path.tolist()) for a in self.alignments]
+        windows = [a.windows() if isinstance(a, LongAlignment) else None for a in self.alignments]
+        found = [dict(mean_cost=a.mean_cost, windows=w, reference_left_out=a.left_out().tolist(), left_out=a.inverse().left_out().tolist(), path=a.path.tolist()) for a, w in zip(self.alignments, windows)]
         return dict(source=self.clips.source, options=self.options, reference=facts[0], clips=[f | a for f, a in zip(facts[1:], found)])
 
     def __str__(self) -> str:
@@ -67,6 +71,7 @@ class Aligned:
         lines = [f'embedded by {self.clips.source}', f'reference: {_length(reference)}']
         for v, a in zip(others, self.alignments):
             lines.append(f'{_length(v)}: mean cost {a.mean_cost:.3f}')
+            if isinstance(a, LongAlignment): lines.append(f'  {a}')
             if not (self.options['partial'] or self.options['drop']): continue
             lines += [f'  left out of {w.name}: {_stretches(of.left_out(), w.fps)}' for w, of in ((reference, a), (v, a.inverse()))]
             if (a.partners() < 0).mean() > .5: lines.append(f'  most of {reference.name} has no partner: the two may not show one action, or alike={self.options["alike"]:g} is too strict')
@@ -86,32 +91,29 @@ def align_clips(
     if len(clips) < 2: raise ValueError(f'{len(clips)} clip ({clips.names[0]}); valid: at least 2, one of which is the reference')
     first = 0 if reference is None else clips.names.index(check_choice('reference', reference, clips.names))
     order = [first, *(i for i in range(len(clips)) if i != first)]
-    videos, embs = (tuple(of[i] for i in order) for of in (clips.videos, clips.embs))
+    videos, embs = tuple(clips.videos[i] for i in order), tuple(clips.embs[i] for i in order)
     pairs = tqdm(list(zip(videos[1:], embs[1:])), 'align', disable=not progress, leave=False)
     alignments = tuple(align(embs[0], e, kind, clips.center, videos[0].name, v.name, partial, drop, alike) for v, e in pairs)
     return Aligned(replace(clips, videos=videos, embs=embs), alignments, dict(partial=partial, drop=drop, alike=alike, kind=kind))
 
 # %% ../nbs/86_use.ipynb #29b4ecea
-_CELLS = 10**8               # Pairs of frames of two clips, at most: 1.2 GB
 _FILMS, _PAGES = ('.mp4', '.mkv', '.mov', '.m4v'), ('.html', '.htm')
 
-def _check_lengths(found: Mapping, reference: str|None) -> None:
-    "Raise `ValueError` for clips whose matrix of pairs would not fit into memory."
-    lengths = {name: len(open_at(None)[0]) for name, open_at in found.items()}
-    first = reference if reference in lengths else next(iter(lengths))
+def _check_lengths(lengths: dict[str, int], reference: str|None) -> None:
+    "Raise as `check_pairs` for the reference (the first if there is none) with any other clip."
+    first = next(iter(lengths)) if reference is None else reference
     for name, n in lengths.items():
-        if name != first and n*lengths[first] > _CELLS: raise ValueError(f'{first} of {lengths[first]} frames and {name} of {n}: {n*lengths[first]/1e6:.0f} million pairs of frames, valid: at most {_CELLS/1e6:.0f} million; '
-                                                                        'cut the videos, or look for a short clip in a long video with: lrprop search')
+        if name != first: check_pairs(lengths[first], n, first, name)
 
 def _with_reference(paths: Sequence[str|Path], reference: str|Path|None) -> tuple[list[Path], str|None]:
     "The files, that of the reference among them, and its name."
-    paths = [Path(p) for p in paths]
-    if reference is None: return paths, None
+    files = [Path(p) for p in paths]
+    if reference is None: return files, None
     at = Path(reference)
-    same = [p for p in paths if p.resolve() == at.resolve()]
-    if at.is_file() and not same: paths = [at, *paths]
-    names = list(open_clips(paths))
-    return paths, names[paths.index(same[0] if same else at)] if at.is_file() else check_choice('reference', str(reference), names)
+    if not at.is_file(): return files, check_choice('reference', str(reference), list(open_clips(files)))
+    same = next((p for p in files if p.resolve() == at.resolve()), None)
+    if same is None: files = [at, *files]
+    return files, list(open_clips(files))[files.index(same or at)]
 
 # %% ../nbs/86_use.ipynb #dc495cec
 def align_files(
@@ -127,18 +129,18 @@ def align_files(
     device: str = 'auto',            # As `embed_clips`
     progress: bool = True,           # Show bars
 ) -> Aligned:
-    "Align videos, and write them in step; raises as `embed_clips` and `check_new`, and `ValueError` for another suffix or videos that are too many or too long."
-    out, (paths, name) = Path(out), _with_reference(paths, reference)
+    "Align videos, and write them in step; raises as `embed_clips` and `check_new`, and `ValueError` for another suffix, videos that are too many, or that `partial` and `drop` find too long."
+    out, (files, name) = Path(out), _with_reference(paths, reference)
     kind = out.suffix.lower()
     if kind not in (*_FILMS, *_PAGES, '.csv'): raise ValueError(f"{out}: cannot be written with suffix '{out.suffix}'; valid: {', '.join((*_FILMS, '.html', '.csv'))}")
     picture, record = out.with_suffix('.png'), out.with_suffix('.json')
     check_new(out, picture, record)
-    if len(paths) < 2: raise ValueError(f'{len(paths)} video{"s"*(len(paths) != 1)}; valid: at least 2, one of which is the reference')
-    if kind in _PAGES and len(paths) > 6: raise ValueError(f'{len(paths)} videos on a page; valid: 2 to 6, or a film or table of more')
+    if len(files) < 2: raise ValueError(f'{len(files)} video{"s"*(len(files) != 1)}; valid: at least 2, one of which is the reference')
+    if kind in _PAGES and len(files) > 6: raise ValueError(f'{len(files)} videos on a page; valid: 2 to 6, or a film or table of more')
     if not 0 <= alike <= 100: raise ValueError(f'alike {alike}; valid: 0 to 100')
     if height < 16 or height % 2: raise ValueError(f'height {height}; valid: an even number of pixels, at least 16')
-    _check_lengths(open_clips(paths), name)
-    done = align_clips(embed_clips(paths, model, weights, device=device, progress=progress), name, partial, drop, alike, progress=progress)
+    if partial or drop: _check_lengths({n: len(open_at(None)[0]) for n, open_at in open_clips(files).items()}, name)
+    done = align_clips(embed_clips(files, model, weights, device=device, progress=progress), name, partial, drop, alike, progress=progress)
     videos = done.clips.videos
     if kind in _FILMS: write_side_by_side(out, videos[0], videos[1:], done.alignments, height=height, progress=progress)
     elif kind in _PAGES: write_player(out, videos, done.alignments, height=height, progress=progress)
@@ -161,21 +163,20 @@ def _boundaries(text: str, video: Video) -> list[int]:
         raise ValueError(f'phases {text!r} are the frames {starts}; valid: at least one boundary, increasing, from 1 to {len(video) - 1}, the last frame of {video.name}')
     return starts
 
-def _given(videos: Sequence[Video], names: Sequence[str], phases: str|Path) -> dict[str, Video]:
-    "The references with their phases, by name; `ValueError` naming what is not known of one."
-    by_name, file = {v.name: v for v in videos}, Path(phases)
+def _given(videos: Sequence[tuple[Video, Path]], phases: str|Path) -> dict[str, Video]:
+    "The references, which lie in files, with their phases, by name; `ValueError` naming what is not known of one."
+    file = Path(phases)
     if not file.is_file() and file.suffix != '.csv':
-        if len(names) > 1: raise ValueError(f'phases {phases} of {len(names)} references; valid: a table with a line for each')
-        v = by_name[names[0]]
+        if len(videos) > 1: raise ValueError(f'phases {phases} of {len(videos)} references; valid: a table with a line for each')
+        v = videos[0][0]
         return {v.name: replace(v, phases=phases_from(_boundaries(str(phases), v), len(v)))}
     rows, given = read_phases(file), {}
-    for name in names:
-        v = by_name[name]
-        row = next((rows[k] for k in (name, v.frames.path.name, v.frames.path.stem) if k in rows), None)
-        if row is None: raise ValueError(f"{file}: no line for {name}; there are {', '.join(list(rows)[:5])}{' …' if len(rows) > 5 else ''}")
-        if row.n_frames != len(v): raise ValueError(f'{row.where}: n_frames is {row.n_frames}, but {v.frames.path} has {len(v)} frames')
+    for v, of in videos:
+        row = next((rows[k] for k in (v.name, of.name, of.stem) if k in rows), None)
+        if row is None: raise ValueError(f"{file}: no line for {v.name}; there are {', '.join(list(rows)[:5])}{' …' if len(rows) > 5 else ''}")
+        if row.n_frames != len(v): raise ValueError(f'{row.where}: n_frames is {row.n_frames}, but {of} has {len(v)} frames')
         if len(row.starts) < 2: raise ValueError(f'{row.where}: {len(row.starts)} phases; a reference has at least 2')
-        given[name] = replace(v, phases=row.phases, action=row.action)
+        given[v.name] = replace(v, phases=row.phases, action=row.action)
     return given
 
 # %% ../nbs/86_use.ipynb #6273eb39
@@ -185,11 +186,11 @@ class Labelled:
     clips: Clips                    # All with phases
     found: tuple[Transferred, ...]  # Of those that got theirs, in their order
 
-    def record(self) -> dict: # What a JSON file can hold
+    def record(self) -> dict[str, Any]: # What a JSON file can hold
         "Boundaries, their spread and confidence, in frames and seconds; no confidence where there was one way only."
         found, rows = {f.name: f for f in self.found}, []
         for v in self.clips.videos:
-            starts = [0, *(np.flatnonzero(np.diff(v.phases)) + 1).tolist()]
+            starts = phase_runs(v).tolist()
             row = dict(name=v.name, n_frames=len(v), fps=v.fps, given=v.name not in found, starts=starts, starts_seconds=[s/v.fps for s in starts])
             if (f := found.get(v.name)) is not None:
                 row |= dict(n_ways=len(f.votes), spread=f.spread.tolist(), spread_seconds=(f.spread/v.fps).tolist(), confidence=[None if np.isnan(c) else c for c in f.confidence.tolist()])
@@ -227,15 +228,16 @@ def plot_phases(
 ) -> Figure: # A bar a clip, in seconds; dots on its boundaries, dark where the ways agree, with their spread
     "The phases of all clips, and how far to trust them; of very many, those with the least confidence."
     found = {f.name: f for f in labelled.found}
-    doubt = lambda v: np.inf if v.name not in found else -np.nan_to_num(found[v.name].confidence, nan=1.).min()
+    def doubt(v: Video) -> float: return np.inf if v.name not in found else -float(np.nan_to_num(found[v.name].confidence, nan=1.).min())
     shown = {v.name for v in sorted(labelled.clips.videos, key=doubt, reverse=True)[:_ROWS]}
     videos = [v for v in labelled.clips.videos if v.name in shown]
-    figure = _figure(7, .9 + .26*len(videos))
+    figure = new_figure(7, .9 + .26*len(videos))
     ax = figure.add_subplot()
     for row, v in enumerate(videos):
-        starts = np.concatenate([[0], np.flatnonzero(np.diff(v.phases)) + 1])
+        assert v.phases is not None
+        starts = phase_runs(v)
         ends = np.append(starts[1:], len(v))
-        ax.barh(row, (ends - starts)/v.fps, left=starts/v.fps, height=.72, color=[PHASE_COLORS[p % len(PHASE_COLORS)] for p in v.phases[starts]])
+        ax.barh(row, (ends - starts)/v.fps, left=starts/v.fps, height=.72, color=phase_rgb(v.phases[starts])/255)
         if (f := found.get(v.name)) is None: continue
         ax.errorbar(starts[1:]/v.fps, np.full(len(starts) - 1, row), xerr=f.spread/v.fps, fmt='none', ecolor='black', elinewidth=1, capsize=2)
         ax.scatter(starts[1:]/v.fps, np.full(len(starts) - 1, row), c=[('1' if np.isnan(c) or c < .5 else '.6' if c < .75 else '0') for c in f.confidence], s=26, edgecolors='black', linewidths=.8, zorder=3)
@@ -247,20 +249,20 @@ def plot_phases(
     return figure
 
 # %% ../nbs/86_use.ipynb #bcbdf5ee
-def _references(words: Sequence[str|Path], folder: str|Path) -> tuple[str|Path|list, list[str], dict[Path, str]]:
-    "What to embed, how the references are called there, and the names of the folder's own files."
+def _references(words: Sequence[str|Path], folder: str|Path) -> tuple[list[str|Path], dict[str, Opener], list[str], dict[str, str]]:
+    "What to embed, what is found there, how the references are called there, and the folder's own names for what is its own."
     inside = open_clips(folder)
-    own = {file_of(open_at).resolve(): name for name, open_at in inside.items()}
-    files = []
+    own, files = {open_at.file.resolve(): name for name, open_at in inside.items()}, []
     for word in map(str, words):
-        if word in inside: files.append(file_of(inside[word]).resolve())
+        if word in inside: files.append(inside[word].file.resolve())
         elif Path(word).is_file(): files.append(Path(word).resolve())
         else: raise ValueError(f"{word}: is neither a file nor a video of {folder}; there are {', '.join(list(inside)[:5])}{' …' if len(inside) > 5 else ''}")
     if not files: raise ValueError('no reference; valid: at least one video whose phases are known')
-    elsewhere = [f for f in dict.fromkeys(files) if f not in own]
-    paths = [*elsewhere, folder] if elsewhere else folder
-    called = {file_of(open_at).resolve(): name for name, open_at in open_clips(paths).items()}
-    return paths, [called[f] for f in dict.fromkeys(files)], own
+    files = list(dict.fromkeys(files))
+    elsewhere: list[str|Path] = [f for f in files if f not in own]
+    found = open_clips([*elsewhere, folder]) if elsewhere else inside
+    called = {open_at.file.resolve(): name for name, open_at in found.items()}
+    return [*elsewhere, folder], found, [called[f] for f in files], {called[f]: name for f, name in own.items()}
 
 # %% ../nbs/86_use.ipynb #e2baaeae
 def transfer_files(
@@ -279,16 +281,15 @@ def transfer_files(
     out = Path(out)
     if out.suffix.lower() != '.csv': raise ValueError(f"{out}: cannot be written with suffix '{out.suffix}'; valid: .csv")
     check_new(out, out.with_suffix('.json'), out.with_suffix('.png'))
-    paths, names, own = _references(references, folder)
-    opened = {name: open_at(None) for name, open_at in open_clips(paths).items() if name in names}
-    given = _given([Video(name, frames, fps=fps) for name, (frames, fps) in opened.items()], names, phases)
-    clips = embed_clips(paths, model, weights, device=device, on_error=on_error, progress=progress)
+    paths, found, names, own = _references(references, folder)
+    opened = [(name, *found[name](None)) for name in names]
+    given = _given([(Video(name, frames, fps=fps), frames.path) for name, frames, fps in opened], phases)
+    clips = embed_clips(paths if len(paths) > 1 else folder, model, weights, device=device, on_error=on_error, progress=progress)
     gone = [f for f in clips.left_out if f.item in given]
     if gone: raise ValueError(gone[0].error)
     videos = tuple(replace(v, phases=given[v.name].phases, action=given[v.name].action or v.action) if v.name in given else replace(v, phases=None) for v in clips.videos)
     done = label_clips(replace(clips, videos=videos), n_relays, progress)
-    rows = [replace(v, name=own[v.frames.path.resolve()]) for v in done.clips.videos if v.frames.path.resolve() in own]
-    write_phases_template(rows, out)
+    write_phases_template([replace(v, name=own[v.name]) for v in done.clips.videos if v.name in own], out)
     write_json(out.with_suffix('.json'), done.record())
     save_figure(plot_phases(done), out.with_suffix('.png'))
     return done

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip('onnxruntime', reason="the extra 'onnx' is not installed")
 
@@ -40,7 +41,7 @@ def contents(folder): return {p.name: p.read_bytes() for p in folder.iterdir()}
 def test_run_and_file_embed_alike(world):
     call('embed', world/'clips', '--model', world/'run', '--out', world/'by_run', '--device', 'cpu')
     said = call('embed', world/'clips', '--model', world/'model.onnx', '--out', world/'by_file', '--jobs', 2)
-    assert '8 videos embedded, 8 of them new' in said
+    assert '8 videos embedded, 8 of them new; embeddings.png shows them' in said and min(Image.open(world/'by_file/embeddings.png').size) > 300
     index = json.loads((world/'by_file/index.json').read_text())
     assert index['model']['backbone'] == 'efficientnet_lite0_grid' and len(index['model']['sha256']) == 64
     assert [(v['name'], v['n_frames'], v['fps']) for v in index['videos']] == [(str(i), 16 + 2*i, 25.) for i in range(8)]
@@ -59,7 +60,7 @@ def test_one_and_two_processes_embed_alike(world):
 def test_sigkill_at_any_moment(world):
     "Killed again and again, it ends with the very bytes of an undisturbed call; once more, and nothing is touched."
     words = [COMMAND, 'embed', str(world/'clips'), '--model', str(world/'model.onnx'), '--out']
-    assert subprocess.run([*words, str(world/'straight')], timeout=300, capture_output=True).returncode == 0
+    assert subprocess.run([*words, str(world/'straight')], timeout=300, capture_output=True, check=False).returncode == 0
     rng = np.random.default_rng(0)
     for n in (1, 5):
         process = subprocess.Popen([*words, str(world/'killed')], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -71,9 +72,11 @@ def test_sigkill_at_any_moment(world):
     assert len(held) >= 5
     said = call(*words[1:], world/'killed')
     assert int(said.split(' videos embedded, ')[1].split(' ')[0]) == 8 - len(held)
-    assert contents(world/'killed') == contents(world/'straight')
+    assert contents(world/'killed') == contents(world/'straight') and set(contents(world/'straight')) == {'index.json', 'embeddings.png', *(f'{i}.npy' for i in range(8))}
     assert {p.name: p.stat().st_mtime_ns for p in world.glob('killed/[0-9].npy')}.items() >= held.items()
+    touched = {p.name: p.stat().st_mtime_ns for p in (world/'killed').iterdir()}
     assert ' 0 of them new' in call(*words[1:], world/'killed')
+    assert {p.name: p.stat().st_mtime_ns for p in (world/'killed').iterdir()} == touched
 
 
 def test_errors_end_in_one_line(world):
@@ -84,8 +87,8 @@ def test_errors_end_in_one_line(world):
     assert 'bad.mp4: cannot be read as video' in call(*embed, status=1).splitlines()[-1]
     said = call(*embed, '--on-error', 'skip')
     assert '1 videos embedded' in said and 'left out: 1' in said and 'bad.mp4: cannot be read' in said
-    assert set(contents(world/'some_embs')) == {'good.npy', 'index.json'}
-    assert 'belongs to another model' in call('embed', world/'some', '--model', world/'run', '--out', world/'some_embs', '--device', 'cpu', status=1)
+    assert set(contents(world/'some_embs')) == {'good.npy', 'index.json', 'embeddings.png'}
+    assert 'belongs to another configuration (' in call('embed', world/'some', '--model', world/'run', '--out', world/'some_embs', '--device', 'cpu', status=1)
     assert 'model.onnx: exists' in call('export', world/'run', '--out', world/'model.onnx', status=1)
     call('export', world/'run', '--out', world/'features.onnx', '--takes', 'features')
     call('embed', world/'some', '--model', world/'features.onnx', '--out', world/'third', '--on-error', 'skip', '--device', 'cpu')

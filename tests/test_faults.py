@@ -170,7 +170,7 @@ def test_vanished_input(tmp_path):
         with pytest.raises(FileNotFoundError, match=path.name): read()
     with pytest.raises(FileNotFoundError, match='clip1.mp4: no such file, though the index lists it'): load_prepared(root)
     done = embed(root, tmp_path/'embs', on_error='skip')
-    assert done.n_videos == 3 and 'clip1.mp4: no such file' in done.left_out[0].error and set(contents(tmp_path/'embs')) == {'clip0.npy', 'clip2.npy', 'clip3.npy', 'index.json'}
+    assert done.n_videos == 3 and 'clip1.mp4: no such file' in done.left_out[0].error and set(contents(tmp_path/'embs')) == {'clip0.npy', 'clip2.npy', 'clip3.npy', 'index.json', 'embeddings.png'}
     shutil.rmtree(root)
     with pytest.raises(FileNotFoundError, match='no such'): load_prepared(root)
 

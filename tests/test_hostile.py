@@ -1,10 +1,12 @@
 """Hostile numbers: every public function of the numerical modules is right (beside slow plain NumPy, or by an invariant), or refuses with a `ValueError` that names the bad value."""
 import re
 import warnings
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from itertools import product
 from math import inf, isnan, nan
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -13,14 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
-from lrprop import align, augment, core, dtw, idm, long, metrics, neighbours, phases, priors, propagation, sampling, softdtw
+from lrprop import align, augment, core, dtw, idm, long, metrics, neighbours, phases, priors, propagation, sampling, side_by_side, softdtw
 from lrprop import partial as partial_
 from lrprop.core import Video, rng_at
 from lrprop.losses import gta, lav, lrprop, sal, scl, tcc, tcn, vava
 
 settings.register_profile('stable', derandomize=True, deadline=None, max_examples=20, database=None, suppress_health_check=list(HealthCheck))
 settings.load_profile('stable')
-MODULES = 'core phases sampling augment dtw softdtw partial long priors propagation idm neighbours metrics align losses.sal losses.tcn losses.tcc losses.lav losses.vava losses.scl losses.lrprop losses.gta'.split()
+MODULES = 'core phases sampling augment dtw softdtw partial long priors propagation idm neighbours metrics align side_by_side losses.sal losses.tcn losses.tcc losses.lav losses.vava losses.scl losses.lrprop losses.gta'.split()
 COVERED = set()
 SEED, SIZE, KIND = st.integers(0, 2**32), st.integers(1, 9), st.sampled_from(('euclidean', 'sqeuclidean', 'cosine'))
 GAMMA = st.floats(-6, 3).map(lambda p: 10**p)
@@ -846,20 +848,55 @@ def test_align_in_part(seed, n, m, partial, drop, alike):
     for bad in (nan, -1, 101): refuses(lambda: align.align(normal(seed, n, 3), normal(seed + 1, m, 3), partial=True, alike=bad), bad)
 
 
-@of('align', 'PHASE_COLORS', 'phase_rgb', 'synchronise', 'write_side_by_side')
+@of('align', 'LongAlignment', 'MOST_PAIRS', 'check_pairs', 'align')
+@given(SEED, st.integers(2, 60), st.integers(2, 60), KIND, st.booleans())
+def test_align_near_a_coarse_path(seed, n, m, kind, center):
+    x, y = normal(seed, n, 3), normal(seed + 1, m, 3)
+    whole = align.align(x, y, kind, center)
+    with patch.object(align, 'MOST_PAIRS', 1):
+        near = align.align(x, y, kind, center, 'clip', 'other')
+        refuses(lambda: align.align(x, y, kind, center, 'clip', 'other', partial=True), f'clip of {n} frames and other of {m}')
+    assert isinstance(near, align.LongAlignment) and not isinstance(whole, align.LongAlignment)
+    assert np.array_equal(near.path, whole.path) and near.at_edge == 0  # so short that the windows leave nothing out
+    for a, b in ((near, whole), (near.inverse(), whole.inverse())):
+        assert a.shape == b.shape and a.value == pytest.approx(b.value, abs=1e-5) and np.array_equal(a.partners(), b.partners()) and np.allclose(a.partner_costs(), b.partner_costs(), atol=1e-5)
+    for path in ([[0, 0], [n, 0]], [[1, 1], [0, 0]], []): refuses(lambda: replace(near, path=np.array(path, int)), near.shape)
+    align.check_pairs(n, m, 'clip', 'other')
+    with patch.object(align, 'MOST_PAIRS', n*m - 1): refuses(lambda: align.check_pairs(n, m, 'clip', 'other'), f'clip of {n} frames')
+
+
+@of('align', 'directions')
+@given(SEED, st.integers(2, 9), st.booleans(), st.sampled_from((1e-100, 1., 1e100)))
+def test_directions(seed, n, center, scale):
+    x = normal(seed, n, 3)
+    assert np.allclose(align.directions(x*scale, center, 'clip'), unit(x - x.mean(0) if center else x)) and not align.directions(np.zeros((n, 3)), center, 'clip').any()
+    for bad in (nan, inf, -inf, 1e200): refuses(lambda: align.directions(np.where(np.arange(n)[:, None] == 1, bad, x), center, 'clip'), 'clip: the embedding of frame 1')
+
+
+@of('side_by_side', 'phase_runs')
+@given(SEED, st.integers(1, 30))
+def test_phase_runs(seed, n):
+    phases = np.sort(rng_at(seed, 'phases').integers(0, 4, n))
+    assert side_by_side.phase_runs(Video('clip', np.zeros((n, 1)), phases)).tolist() == [t for t in range(n) if t == 0 or phases[t] != phases[t - 1]]
+    refuses(lambda: side_by_side.phase_runs(Video('clip', np.zeros((n, 1)))), 'clip has no phases')
+
+
+@of('side_by_side', 'PHASE_COLORS', 'images_of', 'phase_rgb', 'synchronise', 'write_side_by_side')
 @settings(max_examples=5)
 @given(SEED, st.integers(2, 4), st.integers(2, 4), st.sampled_from(('reference', 'path')))
 def test_side_by_side(tmp_path_factory, seed, n, m, mode):
     x, y = (Video(s, rng_at(seed, s).integers(0, 256, (k, 6, 8, 3), np.uint8), np.arange(k)*100) for s, k in (('x', n), ('y', m)))
     a = align.align(normal(seed, n, 2), normal(seed + 1, m, 2))
-    pictures = list(align.synchronise(x, y, a, mode, height=16))
+    pictures = list(side_by_side.synchronise(x, y, a, mode, height=16))
     assert len(pictures) == (n if mode == 'reference' else len(a.path)) and {p.shape for p in pictures} == {pictures[0].shape} and all(s % 2 == 0 for s in pictures[0].shape[:2])
-    for bad in (0, -2, 3, nan): refuses(lambda: align.synchronise(x, y, a, mode, bad), bad)
-    refuses(lambda: align.synchronise(x, x if n != m else Video('z', np.zeros((m + 1, 6, 8, 3), 'u1')), a, mode), (n, m))
+    assert np.array_equal(side_by_side.images_of(x, np.array([n - 1, 0])), x.frames[[n - 1, 0]])
+    refuses(lambda: side_by_side.images_of(Video('features', np.zeros((n, 4))), np.array([0])), '(1, 4)')
+    for bad in (0, -2, 3, nan): refuses(lambda: side_by_side.synchronise(x, y, a, mode, bad), bad)
+    refuses(lambda: side_by_side.synchronise(x, x if n != m else Video('z', np.zeros((m + 1, 6, 8, 3), 'u1')), a, mode), (n, m))
     path = tmp_path_factory.getbasetemp()/'side.mp4'
-    assert align.write_side_by_side(path, x, y, a, mode=mode, height=16, progress=False) == path
-    for bad in (0, -1, nan, inf): refuses(lambda: align.write_side_by_side(path, x, y, a, bad, progress=False), bad)
-    assert align.phase_rgb(np.array([0, 8, 10**9])).shape == (3, 3) and len(align.PHASE_COLORS) == 8
+    assert side_by_side.write_side_by_side(path, x, y, a, mode=mode, height=16, progress=False) == path
+    for bad in (0, -1, nan, inf): refuses(lambda: side_by_side.write_side_by_side(path, x, y, a, bad, progress=False), bad)
+    assert side_by_side.phase_rgb(np.array([0, 8, 10**9])).shape == (3, 3) and len(side_by_side.PHASE_COLORS) == 8
 
 
 # Settings out of their range

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from clips import moving_square
 from commands import call
+from PIL import Image
+
 from lrprop.experiments import Experiment
 from lrprop.phases import read_phases
 from lrprop.video import VideoFile
@@ -54,6 +54,22 @@ def test_a_table_follows_the_known_warp(world):
         assert 0 < found['mean_cost'] < 1 and f'{name} ({FRAMES[name]} frames, {FRAMES[name]/20:.2f} s): mean cost {found["mean_cost"]:.3f}' in said
     assert record['source'] in FROZEN and record['options'] == dict(partial=False, drop=False, alike=50., kind='euclidean')
     assert min(Image.open(world/'table.png').size) > 300
+
+
+def test_long_clips_near_a_coarse_path(world, monkeypatch):
+    "Where not all pairs can be looked at, what is written is the same, and says that it may not be the best of all."
+    clips = [world/f'clips/{name}.mp4' for name in FRAMES]
+    call('align', *clips, '-o', world/'short.csv', '--device', 'cpu')
+    monkeypatch.setattr('lrprop.align.MOST_PAIRS', 40*46 - 1)
+    said = call('align', *clips, '-o', world/'long.csv', '--device', 'cpu')
+    assert said.count('too many to look at all: the best path within 16 steps of a coarse one, a step 10 frames') == 2
+    assert (world/'long.csv').read_bytes() == (world/'short.csv').read_bytes() and min(Image.open(world/'long.png').size) > 300
+    short, long = (json.loads((world/f'{name}.json').read_text())['clips'] for name in ('short', 'long'))
+    assert [c.pop('windows') for c in short] == [None]*2 and [c.pop('windows') for c in long] == [dict(factor=10, radius=16, at_edge=0)]*2
+    for a, b in zip(short, long): assert a.pop('mean_cost') == pytest.approx(b.pop('mean_cost'), rel=1e-6) and a == b
+    before = contents(world)
+    for option in ('--partial', '--drop'): assert 'even of 40 frames and warped of 52' in call('align', *clips, '-o', world/'refused.csv', option, '--device', 'cpu', status=1)
+    assert contents(world) == before
 
 
 def test_a_film_and_a_page(world):
@@ -108,6 +124,8 @@ def test_training_on_a_folder_chooses_what_is_not_given(world):
     for i in range(8): write_video(folder/f'{i}.mp4', moving_square(24 + 2*i, .6 + .2*i, i))
     said = call('train', folder, '--n-epochs', 1, '--method', 'scl', '--device', 'cpu', '--out', world/'run')
     assert 'Chosen:' in said and 'n_frames 24' in said and 'lr       0.0003' in said and 'n_epochs 1 ' not in said and f'--model {world/"run"}' in said
+    assert f'how the loss fell in {world/"run"}/losses.png' in said and min(Image.open(world/'run/losses.png').size) > 200
+    assert 'losses.png' not in call('train', '--dataset', 'folder', '--root', folder, '--method', 'time', '--out', world/'untrained') and not (world/'untrained/losses.png').exists()
     old = ('--n-epochs', 1, '--method', 'scl', '--device', 'cpu', '--n-frames', 24, '--lr', 3e-4)
     assert 'Chosen' not in call('train', '--dataset', 'folder', '--root', folder, *old, '--out', world/'old_form')
     config, other = (json.loads((world/f/'config.json').read_text()) for f in ('run', 'old_form'))
