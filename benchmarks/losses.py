@@ -27,7 +27,8 @@ from footprint import extra
 from peers import step
 
 from lrprop.core import Video
-from lrprop.experiments import METHODS, Experiment, make_loss
+from lrprop.experiments import Experiment, make_loss
+from lrprop.methods import METHODS
 from lrprop.losses.tcc import ordered_pairs
 from lrprop.propagation import cross_pairs
 from lrprop.sampling import sample_batch
