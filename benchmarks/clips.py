@@ -10,8 +10,9 @@ Rates are from the first clip to the last, so that starting workers, given apart
 import os
 
 os.environ.setdefault('BENCH_THREADS', '1')  # a process: the contest is between one process and two
-from common import versions, write # first: it sets the number of threads
+from common import versions, write  # first: it sets the number of threads
 
+# isort: split
 import json
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,8 +74,7 @@ class Sampler(threading.Thread):
     def sample(self) -> None:
         me, children = psutil.Process(), []
         for child in me.children(recursive=True):
-            try: children.append(child.memory_info().rss/2**20)
-            except psutil.Error: pass
+            with suppress(psutil.Error): children.append(child.memory_info().rss/2**20)
         if children: self.worker = max(self.worker or 0, *children)
         self.samples.append([*self.done(), round(time.perf_counter() - self.start_s, 3), round(me.memory_info().rss/2**20, 1)])
 

@@ -62,7 +62,7 @@ def versions(
 
 def commit() -> dict:
     "Commit of the tree, and whether the code that is measured, or that measures, differs from it."
-    def git(*args): return subprocess.run(['git', '-C', str(ROOT), *args], capture_output=True, text=True).stdout.strip()
+    def git(*args): return subprocess.run(['git', '-C', str(ROOT), *args], capture_output=True, text=True, check=False).stdout.strip()
     return dict(commit=git('rev-parse', 'HEAD') or None, dirty=bool(git('status', '--porcelain', '--', 'lrprop', 'benchmarks')))
 
 

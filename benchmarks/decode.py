@@ -7,8 +7,9 @@ Two H.264 clips of 500 frames with the encoder's default distance of key frames,
 processes of their own, confined to as many cores as threads, and take turns. A call counts from the file's name, or from an object that was opened
 before, to the array; the processor time that it and its children used is noted beside the seconds. What each returns is checked first: the numbers, and the pictures against a reference that no contestant made.
 """
-from common import PEERS, first_line, quartiles, versions, write # first: it sets the number of threads
+from common import PEERS, first_line, quartiles, versions, write  # first: it sets the number of threads
 
+# isort: split
 import json
 import os
 import resource
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -101,7 +103,7 @@ def cv_read(capture, wanted, threads, filter, seek=False):
         at = int(capture.get(cv2.CAP_PROP_POS_FRAMES))
         for i in np.sort(wanted).tolist():
             if seek or i < at: capture.set(cv2.CAP_PROP_POS_FRAMES, at := i)
-            for at in range(at, i): capture.grab()
+            for _ in range(at, i): capture.grab()
             yield cv2.cvtColor(fit(capture.read()[1], filter), cv2.COLOR_BGR2RGB)
             at = i + 1
     return in_order(wanted, pictures())
@@ -205,7 +207,7 @@ class Contestant:
     def __init__(self, name, threads):
         limits = {k: str(threads) for k in ('BENCH_THREADS', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'NUMBA_NUM_THREADS')}
         confine = (lambda: os.sched_setaffinity(0, CORES[-threads:])) if hasattr(os, 'sched_setaffinity') else None
-        self.process = subprocess.Popen([sys.executable, __file__, '--worker', name, str(threads)], env=os.environ | limits, preexec_fn=confine,
+        self.process = subprocess.Popen([sys.executable, __file__, '--worker', name, str(threads)], env=os.environ | limits, preexec_fn=confine,  # noqa: PLW1509 - a system call, no more
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
     def ask(self, **task) -> dict:
@@ -215,8 +217,7 @@ class Contestant:
         except (BrokenPipeError, json.JSONDecodeError): return dict(error=f'its process ended ({self.process.wait()})')
 
     def end(self):
-        try: self.process.stdin.close()
-        except BrokenPipeError: pass
+        with suppress(BrokenPipeError): self.process.stdin.close()
         self.process.wait()
 
 
@@ -228,7 +229,7 @@ def contest(clip: str, path: str, threads: int, patterns: dict[str, np.ndarray],
         for start in ('name', 'object')[:1 + ('unsorted' not in pattern)]:
             samples, cpu, found, known = {}, {}, {}, checked.get(pattern, {})
             for name, peer in peers.items():
-                if name == 'opencv, seeking' and pattern == 'sequential' or start == 'object' and not CONTESTANTS[name][1]: continue
+                if (name == 'opencv, seeking' and pattern == 'sequential') or (start == 'object' and not CONTESTANTS[name][1]): continue
                 found[name] = known.get(name) or peer.ask(path=path, wanted=wanted.tolist(), start=start, check=True)
             checked[pattern] = found
             names = [n for n, f in found.items() if 'error' not in f]

@@ -5,8 +5,9 @@ python benchmarks/metrics.py --small    # a tenth of the videos, to try it; writ
 
 τ and AP@K are scored on either split, DTW accuracy on validation. Embeddings are made up: unit length, they follow a phase, with noise.
 """
-from common import THREADS, interleaved, versions, write # first: it sets the number of threads
+from common import THREADS, interleaved, versions, write  # first: it sets the number of threads
 
+# isort: split
 import sys
 import time
 import warnings

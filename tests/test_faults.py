@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import call
 from torch import nn
 
+from commands import call
 from lrprop.align import Alignment
 from lrprop.backbone import Backbone
 from lrprop.cache import cached_features, make_room, write_entry

@@ -108,7 +108,7 @@ def test_with_a_model(world):
     assert 'no such file' in call('compare', world/'clips', '-o', world/'other', '--model', world/'none', status=1) and not (world/'other').exists()
 
 
-@pytest.mark.parametrize('words, said', [
+@pytest.mark.parametrize(('words', 'said'), [
     (['search', 'QUERY', 'CLIPS', '-o', 'new.csv'], 'names no frame'),
     (['search', 'QUERY@99', 'CLIPS', '-o', 'new.csv'], 'has the frames 0 to 25, from 0 to 2.50 s'),
     (['search', 'QUERY@2.6s', 'CLIPS', '-o', 'new.csv'], 'has the frames 0 to 25'),
