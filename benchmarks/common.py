@@ -52,7 +52,7 @@ def machine() -> dict:
 
 def versions(
     *names: str, # Distributions, as pip names them
-) -> dict[str, str]: # None where one is not installed
+) -> dict[str, str | None]: # None where one is not installed
     "Versions of Python and of distributions."
     def of(name):
         try: return metadata.version(name)

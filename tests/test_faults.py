@@ -19,6 +19,7 @@ import pytest
 import torch
 from torch import nn
 
+from clips import contents
 from commands import call
 from lrprop.align import Alignment
 from lrprop.backbone import Backbone
@@ -81,7 +82,6 @@ def embs_of(video):
 
 MODEL = Model(embs_of, 16, dict(sha256='0'*64, backbone='none', backbone_sha256=None, center=False, emb_dim=3))
 def embed(folder, out, **more): return embed_folder(folder, MODEL, out, progress=False, **more)
-def contents(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(Path(folder).rglob('*')) if p.is_file()}
 def left_over(folder): return [p.name for p in Path(folder).rglob('.*') if p.is_file() and p.suffix != '.lock']
 
 

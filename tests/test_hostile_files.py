@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from readers import READERS
 
 from lrprop.align import Alignment
 from lrprop.checkpoint import DamagedFile, load_checkpoint, load_encoder, load_tensors, resume_checkpoint
@@ -229,10 +230,8 @@ def test_mutated_checkpoints(tmp_path):
 
 
 @pytest.mark.parametrize('reader', ['tfrecord', 'index', 'phases'])
-def test_the_corpus_of_findings(reader, monkeypatch):
+def test_the_corpus_of_findings(reader):
     "What fuzzing (tools/fuzz) has found, and what led it there: read, or refused with a `ValueError`."
-    monkeypatch.syspath_prepend(ROOT/'tools/fuzz')
-    from readers import READERS
     files = sorted((CORPUS/reader).iterdir())
     assert files
     for path in files: READERS[reader](path.read_bytes())

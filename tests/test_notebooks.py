@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from commands import BIN
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted(p.relative_to(ROOT) for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
-BIN = Path(sys.executable).parent
 SECONDS = 600  # nbdev_test itself has no limit
 
 

@@ -11,14 +11,13 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
-ROOT = Path(__file__).parent.parent
-SITE = ROOT/'_docs'
-sys.path.insert(0, str(ROOT/'tools'))
 from browser import CHROMIUM, Browser
 
 pytest.importorskip('pypandoc', reason='pandoc (pypandoc_binary of the extra [dev]) is not installed')
 from bs4 import BeautifulSoup
 
+ROOT = Path(__file__).parent.parent
+SITE = ROOT/'_docs'
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason='no Chromium on PATH; CHROMIUM=/path names one')
 HREFS = [e['href'] for s in yaml.safe_load((ROOT/'_quarto.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents'] for e in s['contents']]
 
