@@ -13,6 +13,7 @@ os.environ.setdefault('BENCH_THREADS', '1')  # a process: the contest is between
 from common import versions, write  # first: it sets the number of threads
 
 # isort: split
+import argparse
 import json
 import signal
 import subprocess
@@ -32,7 +33,8 @@ import lrprop.cache
 from lrprop.backbone import load_backbone
 from lrprop.cache import cache_videos
 from lrprop.core import Video
-from lrprop.video import VideoFile, write_video
+from lrprop.video import VideoFile
+from lrprop.writing import write_video
 
 SEED, FRAMES, HEIGHT, WIDTH, TEMPLATES = 0, 12, 48, 64, 50
 BACKBONE, SIZE = 'efficientnet_lite0', 32
@@ -170,5 +172,9 @@ def main(small: bool) -> None:
 
 
 if __name__ == '__main__':
-    if '--one' in sys.argv: print(json.dumps(one(*sys.argv[sys.argv.index('--one') + 1:])))
-    else: main('--small' in sys.argv[1:])
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--small', action='store_true', help='a tenth of the clips; writes nothing')
+    p.add_argument('--one', nargs='*', help=argparse.SUPPRESS)  # what a process measures
+    a = p.parse_args()
+    if a.one: print(json.dumps(one(*a.one)))
+    else: main(a.small)

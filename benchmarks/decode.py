@@ -10,6 +10,7 @@ before, to the array; the processor time that it and its children used is noted 
 from common import PEERS, first_line, quartiles, versions, write  # first: it sets the number of threads
 
 # isort: split
+import argparse
 import json
 import os
 import resource
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -202,13 +203,22 @@ def worker(name: str, threads: int) -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
 
+@contextmanager
+def confined(threads: int):
+    "What is started here runs on as many cores as threads."
+    if not hasattr(os, 'sched_setaffinity'): yield; return
+    os.sched_setaffinity(0, CORES[-threads:])
+    try: yield
+    finally: os.sched_setaffinity(0, CORES)
+
+
 class Contestant:
     "A worker process."
     def __init__(self, name, threads):
         limits = {k: str(threads) for k in ('BENCH_THREADS', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'NUMBA_NUM_THREADS')}
-        confine = (lambda: os.sched_setaffinity(0, CORES[-threads:])) if hasattr(os, 'sched_setaffinity') else None
-        self.process = subprocess.Popen([sys.executable, __file__, '--worker', name, str(threads)], env=os.environ | limits, preexec_fn=confine,  # noqa: PLW1509 - a system call, no more
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        with confined(threads):
+            self.process = subprocess.Popen([sys.executable, __file__, '--worker', name, str(threads)], env=os.environ | limits,
+                                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
     def ask(self, **task) -> dict:
         try:
@@ -267,7 +277,7 @@ def to_float(counts: tuple[int, ...], threads: int) -> list[dict]:
 
 def main(small: bool) -> None:
     "Make the clips, measure, write the record."
-    from lrprop.video import write_video
+    from lrprop.writing import write_video
     start, rows, tensor, clips = time.perf_counter(), [], [], {}
     some = np.random.default_rng(SEED).choice(N, 60, replace=False)
     patterns = {'sequential': np.arange(N), '60 random, sorted': np.sort(some), '60 random, unsorted': some}
@@ -285,5 +295,9 @@ def main(small: bool) -> None:
 
 
 if __name__ == '__main__':
-    if '--worker' in sys.argv: worker(sys.argv[-2], int(sys.argv[-1]))
-    else: main('--small' in sys.argv[1:])
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--small', action='store_true', help='three rounds; writes nothing')
+    p.add_argument('--worker', nargs=2, help=argparse.SUPPRESS)  # what serves one contestant
+    a = p.parse_args()
+    if a.worker: worker(a.worker[0], int(a.worker[1]))
+    else: main(a.small)

@@ -8,7 +8,7 @@ python benchmarks/metrics.py --small    # a tenth of the videos, to try it; writ
 from common import THREADS, interleaved, versions, write  # first: it sets the number of threads
 
 # isort: split
-import sys
+import argparse
 import time
 import warnings
 from itertools import combinations, permutations
@@ -131,6 +131,9 @@ def main(small: bool) -> None:
 
 
 if __name__ == '__main__':
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--small', action='store_true', help='a tenth of the videos; writes nothing')
+    small = p.parse_args().small
     with warnings.catch_warnings():
         warnings.simplefilter('error') # an average over nothing would hide
-        main('--small' in sys.argv[1:])
+        main(small)

@@ -39,7 +39,8 @@ from lrprop.sampling import sample_batch, time_augment
 from lrprop.store import store_videos
 from lrprop.synthetic import PouringVideo
 from lrprop.trainer import batch_loss
-from lrprop.video import VideoFile, write_video
+from lrprop.video import VideoFile
+from lrprop.writing import write_video
 
 PARTS = ('cut', 'augment', 'trunk', 'layer4', 'head and transformer', 'losses', 'optimiser')
 STEPS, PAPER_T, CLIPS = 10_500, 240, 4        # of a Pouring run: 70 videos, 300 epochs, 2 videos × 2 views a step

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from .core import Video, check_choice, replacing
 from .dtw import cost_matrix, dtw_path
 from .partial import drop_cost, partial_path
-from .video import write_video
+from .writing import write_video
 
 # %% ../nbs/70_align.ipynb #20b36f6c
 @dataclass(frozen=True, eq=False)
@@ -252,7 +252,7 @@ def write_side_by_side(
     height: int = 320,        # As `synchronise`
     progress: bool = True,    # Show a progress bar
 ) -> Path: # The file; absent if anything goes wrong
-    "Write videos side by side, in step; errors as `synchronise` and `lrprop.video.write_video`."
+    "Write videos side by side, in step; errors as `synchronise` and `lrprop.writing.write_video`."
     pictures = synchronise(video_x, video_y, alignment, mode, height)
     n = len(_shown(_sequences(video_x, video_y, alignment)[1], mode))
     return write_video(path, tqdm(pictures, desc=Path(path).name, total=n, unit='frame', disable=not progress), video_x.fps if fps is None else fps)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from math import ceil, exp, inf, isfinite, log, sqrt
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from .core import check_choice
 from .joints import JOINT_FLIP
-from .sampling import to_device
+from .sampling import Augment, to_device
 
 # %% ../nbs/14_augment.ipynb #332c0912
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Draw:
     blur: float = 0.                            # σ of the Gaussian, in pixels after the crop's resize; 0 = none
     gray: bool = False                          # Drop the colour
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not all(map(isfinite, (self.blur, *(amount for _, amount in self.jitter)))) or self.blur < 0: raise ValueError(f'a blur of {self.blur} and changes of {self.jitter}; valid: finite numbers, the blur at least 0')
 
 # %% ../nbs/14_augment.ipynb #f4095de7
@@ -147,16 +148,18 @@ def _resize(x: Tensor, size: int) -> Tensor:
     if x.shape[-2:] == (size, size): return x
     return F.interpolate(x, (size, size), mode='bilinear', align_corners=False, antialias=True).clamp_(0, 1)
 
-def _normalise(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    mean, std = (to_device(torch.tensor(v), x.device).view(3, 1, 1) for v in (mean, std))
-    return (x - mean).div_(std)
+def _channels(values: Sequence[float], device: torch.device) -> Tensor:
+    "(3,1,1): a number for each channel."
+    return to_device(torch.tensor(values), device).view(3, 1, 1)
+
+_Change = Callable[[Tensor, str, float], Tensor]  # As `adjust`
 
 def apply_draw(
     frames: Tensor,        # (T, 3, H, W) one clip, uint8 or real in [0, 1]
     draw: Draw,            # What to do to all of them
     size: int,             # Side of the square result, in pixels
     blur_repeats: int = 1, # After how many of the colour operations, counted from the last, to blur: 0–4
-    change: Callable = adjust, # The colour operations
+    change: _Change = adjust, # The colour operations
 ) -> Tensor: # (T, 3, size, size) float32 in [0, 1]
     "Apply one draw to every frame of a clip."
     top, left, h, w = draw.crop
@@ -171,17 +174,17 @@ def apply_draw(
 @cache
 def compiled_adjust(
     backend: str, # Of `torch.compile`, such as 'inductor'
-) -> Callable: # As `adjust`
+) -> _Change: # As `adjust`
     "The colour operations as one kernel each, compiled when first used, once for any amount."
     return torch.compile(adjust, backend=backend, dynamic=True)
 
-def _augment(frames: Tensor, rngs: Sequence[np.random.Generator], draw: Callable, size: int, mean: Sequence[float], std: Sequence[float], blur_repeats: int = 1, compile: str|None = None) -> Tensor:
+def _augment(frames: Tensor, rngs: Sequence[np.random.Generator], draw: Callable[[np.random.Generator, int, int], Draw], size: int, mean: Sequence[float], std: Sequence[float], blur_repeats: int = 1, compile: str|None = None) -> Tensor:
     "Draw for every clip, apply, normalise."
     if frames.dim() != 5 or frames.shape[2] != 3: raise ValueError(f'frames have shape {tuple(frames.shape)}, not (clips, T, 3, H, W)')
     if len(rngs) != len(frames): raise ValueError(f'{len(rngs)} generators for {len(frames)} clips')
-    mean, std = (to_device(torch.tensor(v), frames.device).view(3, 1, 1) for v in (mean, std))
+    shift, scale = _channels(mean, frames.device), _channels(std, frames.device)
     result, change = torch.empty(*frames.shape[:3], size, size, device=frames.device), adjust if compile is None else compiled_adjust(compile)
-    for clip, rng, out in zip(frames, rngs, result): torch.sub(apply_draw(clip, draw(rng, *clip.shape[-2:]), size, blur_repeats, change), mean, out=out).div_(std)
+    for clip, rng, out in zip(frames, rngs, result): torch.sub(apply_draw(clip, draw(rng, *clip.shape[-2:]), size, blur_repeats, change), shift, out=out).div_(scale)
     return result
 
 def ssl_augment(
@@ -231,7 +234,7 @@ def eval_transform(
         if not 1 <= crop <= min(h, w): raise ValueError(f'a crop of {crop} pixels does not fit in frames of {h}×{w}')
         top, left = (h - crop + 1)//2, (w - crop + 1)//2
         frames = frames[..., top:top+crop, left:left+crop]
-    return _normalise(_resize(frames, size), mean, std)
+    return (_resize(frames, size) - _channels(mean, frames.device)).div_(_channels(std, frames.device))
 
 # %% ../nbs/14_augment.ipynb #bc7f8442
 def augment_joints(
@@ -257,11 +260,12 @@ def augment_joints(
         turn = size * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         orders.append(JOINT_FLIP if mirror else range(13)); turns.append(np.diag([1 - 2.*mirror, 1.]) @ turn); moves.append(move + offset)
     order = to_device(torch.tensor([list(o) for o in orders]), clips.device)[:, None, :, None].expand(-1, clips.shape[1], -1, 2)
-    turn, move = (to_device(torch.from_numpy(np.stack(a)).to(clips.dtype), clips.device)[:, None] for a in (turns, moves))
-    return (clips.unflatten(-1, (13, 2)).gather(2, order) @ turn + move).flatten(-2)
+    turned, moved = (to_device(torch.from_numpy(np.stack(a)).to(clips.dtype), clips.device)[:, None] for a in (turns, moves))
+    points: Tensor = clips.unflatten(-1, (13, 2)).gather(2, order) @ turned + moved
+    return points.flatten(-2)
 
 # %% ../nbs/14_augment.ipynb #7811f517
-AUGMENTATIONS: dict[str, dict[str, Callable]] = {
+AUGMENTATIONS: dict[str, dict[str, Callable[..., Tensor]]] = {
     'images': dict(ssl=ssl_augment, mild=mild_augment),
     'joints': dict(ssl=augment_joints, mild=partial(augment_joints, rotate=0., scale=0.)),
 }
@@ -269,8 +273,8 @@ AUGMENTATIONS: dict[str, dict[str, Callable]] = {
 def augmentation(
     name: str,            # 'ssl' or 'mild'
     kind: str = 'images', # What frames are: 'images' or 'joints'
-    **settings,           # Settings of the function, such as the size of images
-) -> Callable[[Tensor, Sequence[np.random.Generator]], Tensor]: # As `sample_batch` takes it
+    **settings: Any,      # Settings of the function, such as the size of images
+) -> Augment: # As `sample_batch` takes it
     "The augmentation of a method for a kind of frames; raises `ValueError` for an unknown name or kind, listing the valid ones."
     lists = AUGMENTATIONS[check_choice('kind of frames', kind, tuple(AUGMENTATIONS))]
     return partial(lists[check_choice('augmentation', name, tuple(lists))], **settings)

@@ -16,35 +16,39 @@ import time
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import torch
 
-from .backbone import Backbone, center as centred, extract_versions
+from .backbone import Backbone, Transform, extract_versions
+from .backbone import center as centred
 from .core import NO_SPACE, Video, content_hash, rng_at
 from .parallel import Failure, each
+from .sampling import Augment
 
 # %% ../nbs/22_cache.ipynb #7197455f
 def cache_folder() -> Path:
     "Where features are kept unless another folder is named: `$LRPROP_CACHE`, else `~/.cache/lrprop`."
     return Path(os.environ.get('LRPROP_CACHE') or Path.home() / '.cache' / 'lrprop')
 
-def _probe(transform: Callable, height: int, width: int, size: int) -> str:
+def _probe(transform: Transform, height: int, width: int, size: int) -> str:
     "What a transform makes of noise as large as the frames, up to rounding; as a hash."
     noise = rng_at('probe').integers(0, 256, (1, 3, height, width)).astype(np.uint8)
     y = transform(torch.from_numpy(noise)).cpu()
     if y.shape != (1, 3, size, size): raise ValueError(f'the augmentation makes pictures of shape {tuple(y.shape[1:])}, the backbone takes {(3, size, size)}')
     return hashlib.sha256((64*y).round().to(torch.int16).numpy().tobytes()).hexdigest()
 
-_clean: dict[tuple, str] = {}  # probes of a backbone's own preparation, the same for every video of a size
+_clean: dict[tuple[str, int, int], str] = {}  # probes of a backbone's own preparation, the same for every video of a size
 
-def _paths(video: Video, backbone: Backbone, transforms: list[Callable], folder: Path) -> list[Path]:
+def _paths(video: Video, backbone: Backbone, transforms: Sequence[Transform], folder: Path) -> list[Path]:
     "Where the features of each version of a video belong; the first two digits of the key are a folder, so that none gets large."
     content = (content_hash(video.frames), len(video), backbone.identity)
     shape = getattr(video.frames, 'shape', None) or video.frames[np.array([0])].shape
@@ -84,18 +88,21 @@ def write_entry(
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(unfinished, 'xb') as file:
             for piece in (header, data, digest.digest()): file.write(piece)
-        os.replace(unfinished, path)
+        unfinished.replace(path)
     except OSError as e:
         if e.errno not in _FULL: raise
         raise OSError(errno.ENOSPC, f'{path.parent.parent}: no room for {_bytes(features.nbytes)} of features ({e.strerror}); make room, name another folder in $LRPROP_CACHE, or lower $LRPROP_CACHE_SIZE') from None
     finally: unfinished.unlink(missing_ok=True)
 
 # %% ../nbs/22_cache.ipynb #2bbc7f31
-_sound: dict[tuple, tuple] = {}  # (path, shape) → what the file was when its checksum was last found right
-_n_maps, _MOST_MAPS = Counter(), 30_000
+_State = tuple[int, int, int]
+_sound: dict[tuple[Path, tuple[int, int]], _State] = {}  # (path, shape) → what the file was when its checksum was last found right
+_n_maps: Counter[str] = Counter()
+_MOST_MAPS = 30_000
 
-def _unchanged(path: Path) -> tuple:
-    s = os.stat(path)
+def _state(path: Path) -> _State:
+    "What differs if a file has been written anew."
+    s = path.stat()
     return s.st_ino, s.st_size, s.st_mtime_ns
 
 def _is_sound(path: Path, header: bytes, size: int) -> bool:
@@ -124,10 +131,10 @@ def read_entry(
     header = _header(shape)
     for attempt in range(9):
         try:
-            found = _unchanged(path)
+            found = _state(path)
             if _sound.get((path, shape)) != found:
                 if not _is_sound(path, header, len(header) + 4*math.prod(shape) + 32):
-                    warnings.warn(f'{path} is damaged: its features are computed again')
+                    warnings.warn(f'{path} is damaged: its features are computed again', stacklevel=2)
                     return None
                 _sound[path, shape] = found
             features = _map(path, len(header), shape)
@@ -135,15 +142,14 @@ def read_entry(
         except RuntimeError:  # torch's word for a file that was deleted or replaced just now
             if attempt == 8: raise
         else: break
-    try: os.utime(path, ns=(time.time_ns(), found[2]))
-    except OSError: pass  # gone meanwhile, or somebody else's cache, which may only be read
+    with suppress(OSError): os.utime(path, ns=(time.time_ns(), found[2]))  # gone meanwhile, or somebody else's cache, which may only be read
     return features
 
 # %% ../nbs/22_cache.ipynb #5f0833c6
-_UNITS = {unit: 1000**i for i, unit in enumerate(('', 'K', 'M', 'G', 'T'))}
+_UNITS: dict[str, int] = {unit: 1000**i for i, unit in enumerate(('', 'K', 'M', 'G', 'T'))}
 _BEGUN, _STALE = time.time_ns(), 3600  # ns; seconds after which nobody is still writing a file
-_held: dict[Path, tuple[int, int]] = {}  # folder → bytes when last counted, bytes written since
-_used: Counter = Counter()  # hits and misses of this process
+_held: dict[Path, tuple[float, int]] = {}  # folder → bytes when last counted, bytes written since
+_used: Counter[str] = Counter()  # hits and misses of this process
 
 def cache_size() -> float:
     "Bytes the cache may hold unless an argument says otherwise: `$LRPROP_CACHE_SIZE` ('500 MB', '1.5T', 'none' = no limit), else 20 GB; raises `ValueError` for another word."
@@ -179,7 +185,7 @@ def make_room(
         except FileNotFoundError: pass
         except PermissionError: continue
         total, too_small = total - size, too_small or used > _BEGUN
-    if too_small: warnings.warn(f'{folder}: the limit of {_bytes(max_bytes)} is too small: features in use had to go; raise $LRPROP_CACHE_SIZE')
+    if too_small: warnings.warn(f'{folder}: the limit of {_bytes(max_bytes)} is too small: features in use had to go; raise $LRPROP_CACHE_SIZE', stacklevel=2)
     return total
 
 def _put(folder: Path, path: Path, features: np.ndarray, max_bytes: float, keep: Collection[Path]) -> None:
@@ -213,29 +219,31 @@ def report(
     return CacheStats(folder, len(sizes), sum(sizes), cache_size() if max_bytes is None else max_bytes, _used['hits'], _used['misses'])
 
 # %% ../nbs/22_cache.ipynb #8dfd789f
-def _fill(video: Video, backbone: Backbone, folder: Path, n_variants: int, augment: Callable|None, seed: int, batch_size: int, max_bytes: float|None, progress: bool = False) -> tuple[list[Path], list[np.ndarray], int]:
+def _fill(video: Video, backbone: Backbone, folder: Path, n_variants: int, augment: Augment|None, seed: int, batch_size: int, max_bytes: float|None, progress: bool = False) -> tuple[list[Path], list[np.ndarray], int]:
     "Paths and features of the clean and the augmented versions, those that were missing computed and stored; and how many these were."
     if n_variants and augment is None: raise ValueError(f'{n_variants} variants need an augmentation')
     limit = cache_size() if max_bytes is None else max_bytes
-    versions = [lambda x, k=k: augment(x[None], [rng_at(seed, video.name, k)])[0] for k in range(n_variants)]
-    transforms, shape = [backbone.prepare, *versions], (len(video), backbone.dim)
+    transforms, shape = [backbone.prepare], (len(video), backbone.dim)
+    if augment is not None:
+        def version(x: torch.Tensor, k: int) -> torch.Tensor: return augment(x[None], [rng_at(seed, video.name, k)])[0]
+        transforms += [partial(version, k=k) for k in range(n_variants)]
     paths = _paths(video, backbone, transforms, folder)
-    features = [read_entry(p, shape) for p in paths]
-    missing = [i for i, f in enumerate(features) if f is None]
+    features = {i: f for i, p in enumerate(paths) if (f := read_entry(p, shape)) is not None}
+    missing = [i for i in range(len(paths)) if i not in features]
     if missing:
         for i, f in zip(missing, extract_versions(video.frames, backbone, [transforms[i] for i in missing], batch_size, progress)):
             _put(folder, paths[i], f, limit, set(paths))
-            features[i] = read_entry(paths[i], shape)
-            if features[i] is None: features[i] = f  # already deleted again: it is still good for this once
+            stored = read_entry(paths[i], shape)
+            features[i] = f if stored is None else stored  # already deleted again: it is still good for this once
     _used.update(hits=len(paths) - len(missing), misses=len(missing))
-    return paths, features, len(missing)
+    return paths, [features[i] for i in range(len(paths))], len(missing)
 
 def cached_features(
     video: Video,                           # A video of images
     backbone: Backbone,                     # What to pass them through
     cache_dir: str|Path|None = None,        # Where features are kept; None = `cache_folder()`
     n_variants: int = 0,                    # Augmented versions
-    augment: Callable|None = None,          # (1, n, 3, H, W) frames, [generator] → (1, n, 3, size, size) normalised, as `ssl_augment`
+    augment: Augment|None = None,           # (1, n, 3, H, W) frames, [generator] → (1, n, 3, size, size) normalised, as `ssl_augment`
     seed: int = 0,                          # Of the versions
     batch_size: int = 16,                   # As in `extract_features`
     progress: bool = False,                 # Show a bar
@@ -249,7 +257,7 @@ def cached_features(
     return replace(video, frames=features[0], variants=tuple(features[1:]))
 
 # %% ../nbs/22_cache.ipynb #cc31a63c
-def _fill_one(numbered: tuple, backbone: Backbone, n_variants: int, **how) -> tuple[int, Video, list[Path], int, int]:
+def _fill_one(numbered: tuple[Video|Callable[[], Video], int], backbone: Backbone, n_variants: int, **how: Any) -> tuple[int, Video, list[Path], int, int]:
     "In a worker: fill the cache with a video; returns its number, its record without frames, where its features are, how many were missing, and the process."
     video, i = numbered
     if not isinstance(video, Video): video = video()
@@ -264,7 +272,7 @@ def cache_videos(
     on_error: str = 'raise',         # 'raise', or 'skip': go on without a bad video
     cache_dir: str|Path|None = None, # Where features are kept; None = `cache_folder()`
     n_variants: int = 0,             # Augmented versions of each training video; the others have none
-    augment: Callable|None = None,   # As in `cached_features`
+    augment: Augment|None = None,    # As in `cached_features`
     seed: int = 0,                   # Of the versions
     batch_size: int = 16,            # As in `extract_features`
     max_bytes: float|None = None,    # The cache's limit; None = `cache_size()`
@@ -272,11 +280,11 @@ def cache_videos(
 ) -> tuple[list[Video], list[Failure]]: # The videos in their order, their frames and variants mapped features; and those skipped
     "`cached_features` of many videos, in constant memory but for the list itself; goes on where a killed call stopped. Raises as `each` and `cached_features`."
     folder = (Path(cache_dir) if cache_dir is not None else cache_folder()).absolute()
-    backbone.identity  # computed here, once, rather than by every worker
+    _ = backbone.identity  # computed here, once, rather than by every worker
     fill = partial(_fill_one, backbone=backbone, n_variants=n_variants, folder=folder, augment=augment, seed=seed, batch_size=batch_size, max_bytes=max_bytes)
     numbered = ((video, i) for i, video in enumerate(videos))
     done, failures = {}, []
-    for result in each(fill, numbered, n_jobs, cluster, on_error, desc, len(videos) if hasattr(videos, '__len__') else None):
+    for result in each(fill, numbered, n_jobs, cluster, on_error, desc, len(videos) if isinstance(videos, Sized) else None):
         if isinstance(result, Failure):
             failures.append(Failure(result.item[0], result.error))
             continue
@@ -285,7 +293,7 @@ def cache_videos(
         done[i] = video, paths
     mapped = []
     for video, paths in (done.pop(i) for i in sorted(done)):  # not before the last is computed: small things that stay, made among large ones that go, leave holes in memory
-        features = [read_entry(path, (len(video), backbone.dim)) for path in paths]
-        if any(f is None for f in features): raise ValueError(f'{video.name}: its features are no longer in {folder}; the limit of the cache is too small for this data set, or a worker sees another folder of this name')
+        features = [f for path in paths if (f := read_entry(path, (len(video), backbone.dim))) is not None]
+        if len(features) < len(paths): raise ValueError(f'{video.name}: its features are no longer in {folder}; the limit of the cache is too small for this data set, or a worker sees another folder of this name')
         mapped.append(replace(video, frames=features[0], variants=tuple(features[1:])))
     return mapped, failures

@@ -9,33 +9,37 @@ __all__ = ['CARL_URL', 'load_restricted', 'find_carl', 'write_carl_fixture']
 import io
 import pickle
 import pickletools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .core import check_choice
 from .formats import Entry, RawVideo, bad_entry, check_name, stamp_of, tiny_frames, without_twins
 from .phases import ACTIONS, N_PHASES
-from .video import VideoFile, write_video
+from .video import VideoFile
+from .writing import write_video
 
 # %% ../nbs/18_carl.ipynb #976a79ee
 _PLAIN = frozenset('''PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINUNICODE SHORT_BINUNICODE BINBYTES SHORT_BINBYTES
     EMPTY_LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT SETITEM SETITEMS BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET
-    GLOBAL STACK_GLOBAL REDUCE'''.split())
+    GLOBAL STACK_GLOBAL REDUCE'''.split())  # noqa: SIM905
 
 def _check_instructions(file: io.BytesIO, also: tuple[str, ...]) -> None:
     "Read through one pickle and come back to its start; raises `ValueError`."
     start = file.tell()
     for n, (instruction, argument, _) in enumerate(pickletools.genops(file), 1):
         if instruction.name not in _PLAIN and instruction.name not in also: raise ValueError(f'instruction {instruction.name} is not allowed')
-        if instruction.name in ('BINPUT', 'LONG_BINPUT') and argument > n: raise ValueError(f'instruction {n} writes to place {argument} of the memory')
+        if instruction.name in ('BINPUT', 'LONG_BINPUT') and (argument or 0) > n: raise ValueError(f'instruction {n} writes to place {argument} of the memory')
     file.seek(start)
+
+_Storage = Callable[[object], object]  # What an outside reference stands for
 
 class _Restricted(pickle.Unpickler):
     "Builds plain data; what a pickle may call is in `known`."
-    def __init__(self, file: io.BytesIO, known: dict[str, object], storage: Callable|None = None):
+    def __init__(self, file: io.BytesIO, known: Mapping[str, object], storage: _Storage|None = None):
         super().__init__(file)
         self.known, self.storage = known, storage
     def find_class(self, module: str, name: str) -> object:
@@ -45,7 +49,7 @@ class _Restricted(pickle.Unpickler):
         if self.storage is None: raise ValueError('it refers to something outside, which is not allowed')
         return self.storage(pid)
 
-def _load(file: io.BytesIO, known: dict[str, object], storage: Callable|None = None) -> object:
+def _load(file: io.BytesIO, known: Mapping[str, object], storage: _Storage|None = None) -> object:
     "The next pickle in the file."
     _check_instructions(file, ('BINPERSID',) if storage else ())
     return _Restricted(file, known, storage).load()
@@ -56,7 +60,8 @@ _STORAGES = {'torch.LongStorage': '<i8', 'torch.IntStorage': '<i4', 'torch.Short
 def _storage(data: bytes) -> np.ndarray:
     "The numbers of a storage in torch's older file format."
     if type(data) is not bytes: raise ValueError('a storage is not made of bytes')
-    file, claims = io.BytesIO(data), []
+    claims: list[Any] = []
+    file = io.BytesIO(data)
     def note(pid: object) -> str:
         claims.append(pid)
         return 'storage'
@@ -69,19 +74,19 @@ def _storage(data: bytes) -> np.ndarray:
     if data[file.tell():file.tell() + 8] != pid[4].to_bytes(8, 'little', signed=True) or len(rest) != pid[4] * dtype.itemsize: raise ValueError(f'a storage claims {pid[4]} numbers and has {len(rest)} bytes')
     return np.frombuffer(rest, dtype)
 
-def _tensor(storage: np.ndarray, offset: int, size: tuple, stride: tuple, *rest: object) -> np.ndarray:
+def _tensor(storage: object, offset: Any, size: Any, stride: object, *rest: object) -> np.ndarray:
     "A tensor of one dimension."
-    if not isinstance(storage, np.ndarray) or type(offset) is not int or type(size) is not tuple or len(size) != 1 or type(size[0]) is not int or size[0] > 1 and stride != (1,):
+    if not isinstance(storage, np.ndarray) or type(offset) is not int or type(size) is not tuple or len(size) != 1 or type(size[0]) is not int or (size[0] > 1 and stride != (1,)):
         raise ValueError('a tensor is not one row of whole numbers')
     if not 0 <= offset <= offset + size[0] <= len(storage): raise ValueError(f'a tensor takes numbers {offset} to {offset + size[0]} of {len(storage)}')
     return storage[offset:offset + size[0]].astype(np.int64)
 
-def _no_hooks(*arguments: object) -> dict:
+def _no_hooks(*arguments: object) -> dict[object, object]:
     "What stands for the OrderedDict of a tensor's hooks, of which there are none."
     if arguments: raise ValueError('a tensor has hooks')
     return {}
 
-def _rationed(fn: Callable, n: int, of: str, length: Callable) -> Callable:
+def _rationed(fn: Callable[..., object], n: int, of: str, length: Callable[..., int]) -> Callable[..., object]:
     "A function that may be asked for `n` in all, by the length of each call."
     left = n
     def call(*arguments: object) -> object:
@@ -112,7 +117,7 @@ def load_restricted(
 _FIELDS = {'id': int, 'name': str, 'video_file': str, 'frame_label': np.ndarray, 'seq_len': int}
 CARL_URL = 'https://github.com/minghchen/CARL_code'  # its README links the processed data
 
-def _read_table(path: Path, penn: bool) -> list[dict]:
+def _read_table(path: Path, penn: bool) -> list[dict[str, Any]]:
     "The dictionaries of one pickle, one a video; raises `ValueError`."
     loaded = load_restricted(path)
     if penn:
@@ -177,7 +182,7 @@ def write_carl_fixture(
     folder, i = Path(folder), 0
     (folder/'videos').mkdir(parents=True, exist_ok=True)
     for split, n in (('train', n_train), ('val', n_val)):
-        rows = []
+        rows: list[dict[str, Any]] = []
         for action in (('pouring',) if dataset == 'pouring' else actions) * n:
             frames, phases = tiny_frames(i, N_PHASES[action])
             name = f'milk_to_clear{i}_real_view_1' if dataset == 'pouring' else f'{i + 1:04d}_{action}'

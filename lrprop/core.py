@@ -35,7 +35,7 @@ def content_hash(
     "Identity of the content of a frame source; raises `ValueError` for a source that offers none."
     if isinstance(frames, np.ndarray) and not frames.dtype.hasobject: return hashlib.sha256(f'{frames.dtype}{frames.shape}'.encode() + frames.tobytes()).hexdigest()
     if not hasattr(frames, 'fingerprint'): raise ValueError(f"frames of type {type(frames).__name__}{' of objects' if isinstance(frames, np.ndarray) else ''} have no fingerprint()")
-    return frames.fingerprint()
+    return str(frames.fingerprint())
 
 # %% ../nbs/00_core.ipynb #4a356342
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Video:
     variants: tuple[FrameSource, ...] = ()  # The same frames under other augmentations; training draws one, scoring never does
     fps: float = 25.                        # Frames per second, for showing it
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.split not in ('train', 'val'): raise ValueError(f"{self.name}: split {self.split!r} is not 'train' or 'val'")
         for what in ('phases', 'progress'):
             v = getattr(self, what)
@@ -147,7 +147,7 @@ def replacing(
     temporary = path.with_name(f'.{path.stem}-{os.getpid()}{path.suffix}')
     try:
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     except Exception as e:
         for cause in (e, e.__context__):
             if isinstance(cause, OSError) and cause.errno in NO_SPACE: raise OSError(cause.errno, cause.strerror, str(path)) from e

@@ -31,7 +31,8 @@ from .dtw_gpu import triton
 from .encoder import Encoder
 from .losses.lrprop import lrprop
 from .softdtw import soft_dtw
-from .video import VideoFile, write_video
+from .video import VideoFile
+from .writing import write_video
 
 # %% ../nbs/88_doctor.ipynb #8fac829f
 @dataclass(frozen=True)

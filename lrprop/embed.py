@@ -21,16 +21,17 @@ from .backbone import BACKBONES, Backbone, PaperBackbone, center, load_backbone
 from .cache import cached_features
 from .checkpoint import encoder_file, load_encoder
 from .core import FrameSource, Video, content_hash, is_left_over, pick_device, replacing
-from .dataset import INDEX, PreparedFrames, Row, _check_file, read_index
+from .dataset import INDEX, PreparedFrames, Row, check_file, read_index
 from .encoder import Encoder
 from .evaluate import Embed, embed_trained
 from .experiments import Experiment
 from .export import DECODE_SIZE, OnnxModel
 from .jpegs import hash_file
+from .packets import SUFFIXES
 from .parallel import Failure, each
 from .prepare import FORMATS
 from .runs import read_json, write_json
-from .video import SUFFIXES, VideoFile
+from .video import VideoFile
 
 # %% ../nbs/84_embed.ipynb #e41f0336
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _open_file(path: Path, size: int) -> tuple[FrameSource, float]:
     return frames, frames.fps
 
 def _open_prepared(root: Path, row: Row, size: int) -> tuple[FrameSource, float]:
-    return PreparedFrames(_check_file(root, row, False), row, size), row.fps
+    return PreparedFrames(check_file(root, row), row, size), row.fps
 
 def find_clips(
     folder: str|Path, # Videos, or the root of a prepared data set

@@ -7,7 +7,9 @@ __all__ = ['positions', 'positional_encoding', 'TransformerLayer', 'Encoder', 'e
 
 # %% ../nbs/21_encoder.ipynb #f9a98c68
 from collections.abc import Callable, Iterator
+from functools import partial
 from math import ceil
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +63,8 @@ class TransformerLayer(nn.Module):
         keys = None if mask is None else mask[:, None, None]
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=keys).transpose(1, 2).flatten(2)
         x = x + self.dropout(self.out(h))
-        return x + self.dropout(self.feed_forward(self.norm2(x)))
+        out: Tensor = x + self.dropout(self.feed_forward(self.norm2(x)))
+        return out
 
 # %% ../nbs/21_encoder.ipynb #1d30b96c
 class Encoder(nn.Module):
@@ -78,7 +81,7 @@ class Encoder(nn.Module):
         backbone: nn.Module|None = None, # (n, 3, H, W) images → (n, in_dim); None if frames are features already
     ):
         super().__init__()
-        self.config = dict(in_dim=in_dim, n_frames=n_frames, depth=depth, hidden_dim=hidden_dim, dim=dim, emb_dim=emb_dim, dropout=dropout, tie_init=tie_init)
+        self.config: dict[str, Any] = dict(in_dim=in_dim, n_frames=n_frames, depth=depth, hidden_dim=hidden_dim, dim=dim, emb_dim=emb_dim, dropout=dropout, tie_init=tie_init)
         self.n_frames, self.backbone = n_frames, backbone
         self.head = nn.Sequential(*self._fc(in_dim, hidden_dim, dropout), *self._fc(hidden_dim, hidden_dim, dropout), nn.Linear(hidden_dim, dim))
         self.dropout = nn.Dropout(dropout)
@@ -102,7 +105,8 @@ class Encoder(nn.Module):
         frames: Tensor, # (n, C, H, W) images or (n, in_dim) features
     ) -> Tensor: # (n, dim); outside training a frame's does not depend on the others
         "Backbone and head."
-        return self.head(frames if self.backbone is None else self.backbone(frames))
+        x: Tensor = self.head(frames if self.backbone is None else self.backbone(frames))
+        return x
 
     def over_time(self,
         x: Tensor,                # (N, T, dim) from `per_frame`
@@ -111,13 +115,15 @@ class Encoder(nn.Module):
         "Positions, then the transformer."
         x = self.dropout(x + positional_encoding(positions(x.shape[1], self.n_frames, x.device), x.shape[-1]))
         for layer in self.layers: x = layer(x, mask)
-        return self.embed(x)
+        embs: Tensor = self.embed(x)
+        return embs
 
     def project(self,
         embs: Tensor, # (N, T, emb_dim) from `forward`
     ) -> Tensor: # (N, T, emb_dim) of length 1: what the losses see
         "The projection head, L2-normalised."
-        return F.normalize(self.projection(embs.flatten(0, 1)), dim=-1).unflatten(0, embs.shape[:2])
+        projected: Tensor = F.normalize(self.projection(embs.flatten(0, 1)), dim=-1).unflatten(0, embs.shape[:2])
+        return projected
 
 # %% ../nbs/21_encoder.ipynb #34a4934a
 def _check_finite(frames: Tensor, first: int = 0) -> None:
@@ -147,9 +153,9 @@ def _fetch(encoder: Encoder, frames: FrameSource, start: int, stop: int, size: i
     device, parts = next(encoder.parameters()).device, []
     for a in range(start, stop, size):
         got = frames[np.arange(a, min(a + size, stop))]
-        got = torch.as_tensor(got) if transform is None else transform(got)
-        _check_finite(got, a)
-        parts.append(encoder.per_frame(got.to(device)))
+        x = torch.as_tensor(got) if transform is None else transform(got)
+        _check_finite(x, a)
+        parts.append(encoder.per_frame(x.to(device)))
     return torch.cat(parts)
 
 @torch.no_grad()
@@ -176,8 +182,8 @@ def embed_stream(
 ) -> Iterator[Tensor]: # Pieces (n, emb_dim) of the L embeddings in order, of length 1, on the encoder's device
     "Embed a video of any length in overlapping windows, in memory that does not grow with it; `ValueError` for a frame that is not finite, and for sizes out of range."
     hop = (window + 1)//2 if hop is None else hop
-    if window < 1 or not 1 <= hop <= window or fetch is not None and fetch < 1: raise ValueError(f'window {window}, hop {hop}, fetch {fetch}; valid: 1 or more, a hop of 1 to the window, and a fetch of None or 1 or more')
-    def pieces():
+    if window < 1 or not 1 <= hop <= window or (fetch is not None and fetch < 1): raise ValueError(f'window {window}, hop {hop}, fetch {fetch}; valid: 1 or more, a hop of 1 to the window, and a fetch of None or 1 or more')
+    def pieces() -> Iterator[Tensor]:
         n, x = len(frames), None
         p, emb_dim = next(encoder.parameters()), encoder.config['emb_dim']
         mean, weight = p.new_zeros(0, emb_dim), p.new_zeros(0, 1)
@@ -185,7 +191,7 @@ def embed_stream(
         for start, following in zip(starts, [*starts[1:], n]):
             stop = min(start + window, n)
             mean, weight = (torch.cat([v, p.new_zeros(stop - held, v.shape[1])]) for v in (mean, weight))
-            x = _add_window(encoder, x, mean, weight, lambda: _fetch(encoder, frames, held, stop, fetch or window, transform))
+            x = _add_window(encoder, x, mean, weight, partial(_fetch, encoder, frames, held, stop, fetch or window, transform))
             done, held = following - start, stop
             yield F.normalize(mean[:done], dim=-1)
             x, mean, weight = x[done:], mean[done:], weight[done:]

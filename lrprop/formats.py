@@ -20,10 +20,11 @@ import numpy as np
 from PIL import Image
 
 from .core import rng_at
-from .data import _find_videos, _split
-from .phases import MAX_FRAMES, N_PHASES, PhaseRow, read_phases
+from .data import Listed, list_folder
+from .phases import MAX_FRAMES, N_PHASES, PhaseRow
 from .tfrecord import find_records, parse_video, read_record, video_payload, write_records
-from .video import VideoFile, write_video
+from .video import VideoFile
+from .writing import write_video
 
 # %% ../nbs/18_formats.ipynb #07deba9f
 MAX_PHASES = 1000        # Of an action
@@ -69,10 +70,10 @@ class RawVideo:
     where: str                           # Its origin, for messages
     fps: float = 25.                     # Frames per second
     file: Path|None = None               # A video file, or else
-    jpegs: Iterable[bytes]|None = None   # one JPEG file a frame, read on demand
+    jpegs: Iterable[bytes|memoryview]|None = None # one JPEG file a frame, read on demand
     size: tuple[int, int]|None = None    # Height and width, where they are known
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_name(self.name, self.where)
         if self.split not in ('train', 'val'): raise ValueError(f"{self.where}: unknown split {self.split!r}; valid: train, val")
         if not 2 <= self.n_frames <= MAX_FRAMES: raise ValueError(f'{self.where}: {self.n_frames} frames; a video needs at least 2 and may have {MAX_FRAMES}')
@@ -200,7 +201,7 @@ def write_pouring_fixture(
     return folder
 
 # %% ../nbs/18_formats.ipynb #7a2a273f
-def _read_own(path: Path, name: str, row: PhaseRow|None, action: str, split: str) -> RawVideo:
+def _read_own(name: str, path: Path, row: PhaseRow|None, action: str, split: str) -> RawVideo:
     file = VideoFile(path)
     if row is not None and row.n_frames != len(file): raise ValueError(f'{row.where}: n_frames is {row.n_frames}, but {path} has {len(file)} frames')
     return RawVideo(name, action, split, len(file), None if row is None else row.phases, str(path), file.fps, path, size=file.shape[1:3])
@@ -212,20 +213,10 @@ def find_folder(
     seed: int = 0,                # Of that choice
 ) -> Iterator[Entry]: # Sorted by name; videos the table does not list are unlabelled and for training
     "The videos of a folder; raises `ValueError` or `FileNotFoundError` for a bad table, or one that lists a video that is not there."
-    source = Path(source)
-    found, table = _find_videos(source), source/'phases.csv' if phases is None else Path(phases)
-    rows = {} if phases is None and not table.is_file() else read_phases(table)
-    by_file = {p.name: name for name, p in found.items()}
-    named = {by_file.get(name, name): row for name, row in rows.items()}
-    for name, row in named.items():
-        if name not in found: raise ValueError(f"{row.where}: no such video in {source}; there are {', '.join(list(found)[:5])}{' …' if len(found) > 5 else ''}")
-    actions, val = {row.action for row in rows.values()}, set() if rows else _split(list(found), val_fraction, seed)
-    only = min(actions) if len(actions) == 1 else ''
-    def entry(name: str, path: Path) -> Entry:
-        row = named.get(name)
-        action, split = (row.action, row.split) if row else (only, 'val' if name in val else 'train')
-        return Entry(name, partial(_read_own, path, name, row, action, split), stamp_of(path.suffix, path.stat().st_size, action, split, row and (row.n_frames, row.starts)))
-    return (entry(*item) for item in found.items())
+    def entry(video: Listed) -> Entry:
+        row, stat = video.row, video.path.stat()
+        return Entry(video.name, partial(_read_own, *video), stamp_of(video.path.suffix, stat.st_size, video.action, video.split, row and (row.n_frames, row.starts)))
+    return map(entry, list_folder(source, phases, val_fraction, seed))
 
 def write_folder_fixture(
     folder: str|Path,      # To write into; made if absent

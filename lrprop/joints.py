@@ -19,7 +19,7 @@ import numpy as np
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
-from .core import Video
+from .core import FrameSource, Video
 from .phases import N_PHASES, canonical_action, read_phases
 
 # %% ../nbs/13_joints.ipynb #8437e75c
@@ -29,10 +29,11 @@ JOINT_FLIP = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11)  # which joint each beco
 # %% ../nbs/13_joints.ipynb #7ea3d769
 def _bridged(values: np.ndarray, known: np.ndarray, flip: Sequence[int], otherwise: float) -> np.ndarray:
     "(T,n,d) values interpolated in time where (T,n) they are not known; those of the partner, else a constant, where they never are."
-    values, time, ever = values.copy(), np.arange(len(values)), known.any(0)
-    for j in np.flatnonzero(ever):
+    ever: np.ndarray = np.any(known, 0)
+    values, time = values.copy(), np.arange(len(values))
+    for j in np.flatnonzero(ever).tolist():
         for axis in range(values.shape[-1]): values[:, j, axis] = np.interp(time, time[known[:, j]], values[known[:, j], j, axis])
-    for j in np.flatnonzero(~ever): values[:, j] = values[:, flip[j]] if ever[flip[j]] else otherwise
+    for j in np.flatnonzero(~ever).tolist(): values[:, j] = values[:, flip[j]] if ever[flip[j]] else otherwise
     return values
 
 def normalise_joints(
@@ -72,8 +73,8 @@ def _penn_joints(root: Path, names: frozenset[str]) -> dict[str, np.ndarray]:
             with tarfile.open(archive) as members:
                 for member in members:
                     name = Path(member.name).stem
-                    if member.isfile() and member.name.endswith('.mat') and name in names:
-                        joints[name] = normalise_joints(*_read_joints(io.BytesIO(members.extractfile(member).read()), f'{archive}, {member.name}'))
+                    if name in names and member.name.endswith('.mat') and member.isfile() and (file := members.extractfile(member)):
+                        joints[name] = normalise_joints(*_read_joints(io.BytesIO(file.read()), f'{archive}, {member.name}'))
         except (tarfile.TarError, zlib.error, EOFError, OSError) as e: raise ValueError(f'{archive}: cannot be read as a tar archive ({e})') from None
     else: raise FileNotFoundError(f'{root}: neither {_ARCHIVE} nor {_UNPACKED} is in this folder')
     missing = sorted(names - joints.keys())
@@ -131,7 +132,7 @@ def with_angles(
     videos: Sequence[Video], # Their frames (T,26) joints x0, y0, x1, y1, … in the order of `JOINTS`
 ) -> list[Video]: # Their frames, and variants if any, (T,12) float32 angles in radians
     "Joint angles for frames; raises `ValueError` for a video whose frames are not joints."
-    def angles(name: str, frames: np.ndarray) -> np.ndarray:
+    def angles(name: str, frames: FrameSource) -> np.ndarray:
         if not isinstance(frames, np.ndarray) or frames.ndim != 2 or frames.shape[1] != 26: raise ValueError(f'{name}: frames are not (T,26) arrays of joints')
         return joint_angles(frames.reshape(-1, 13, 2))
     return [replace(v, frames=angles(v.name, v.frames), variants=tuple(angles(v.name, f) for f in v.variants)) for v in videos]

@@ -19,47 +19,48 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torchvision.io import ImageReadMode
-from torchvision.io import decode_jpeg as _torchvision_jpeg
 
 from .core import replacing
-from .video import _check_indices, _check_size
+from .video import check_indices, check_size
 
 # %% ../nbs/16_jpegs.ipynb #16aaf247
 _EXPECTED = 'expected a JPEG, grayscale or RGB, of at least 2 × 2 pixels'
 _MAX_PIXELS = 2**26  # An 8K frame has half of that
 
-def jpeg_size(
-    blob: bytes, # The file's content
-    where: str,  # What to call it in messages: archive and frame
-) -> tuple[int, int]: # Height and width in pixels
-    "Check the header of a JPEG, decoding nothing; raises `ValueError`."
-    try:
-        with Image.open(io.BytesIO(blob), formats=('JPEG',)) as image: mode, (width, height) = image.mode, image.size
+def _open_jpeg(blob: bytes|memoryview, where: str) -> Image.Image:
+    "The picture, its header checked and nothing decoded; raises `ValueError`."
+    try: image = Image.open(io.BytesIO(blob), formats=('JPEG',))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
         what = 'cannot be read' if blob[:2] == b'\xff\xd8' else f'is not a JPEG, it begins with {bytes(blob[:8])!r}'
         raise ValueError(f'{where}: {what} ({type(e).__name__}); {_EXPECTED}') from None
-    if mode not in ('L', 'RGB'): raise ValueError(f'{where}: is a JPEG of mode {mode}; {_EXPECTED}')
-    if min(height, width) < 2 or height * width > _MAX_PIXELS: raise ValueError(f'{where}: is {height}x{width} pixels; {_EXPECTED} and at most {_MAX_PIXELS}')
-    return height, width
+    if image.mode not in ('L', 'RGB'): raise ValueError(f'{where}: is a JPEG of mode {image.mode}; {_EXPECTED}')
+    if min(image.size) < 2 or image.height * image.width > _MAX_PIXELS: raise ValueError(f'{where}: is {image.height}x{image.width} pixels; {_EXPECTED} and at most {_MAX_PIXELS}')
+    return image
+
+def jpeg_size(
+    blob: bytes|memoryview, # The file's content
+    where: str,             # What to call it in messages: archive and frame
+) -> tuple[int, int]: # Height and width in pixels
+    "Check the header of a JPEG, decoding nothing; raises `ValueError`."
+    image = _open_jpeg(blob, where)
+    return image.height, image.width
 
 # %% ../nbs/16_jpegs.ipynb #bdf436dd
 def decode_jpeg(
-    blob: bytes, # The file's content
-    where: str,  # What to call it in messages
+    blob: bytes|memoryview, # The file's content
+    where: str,             # What to call it in messages
 ) -> np.ndarray: # (H,W,3) uint8; a grayscale picture has three equal channels
     "Decode one JPEG; raises `ValueError` for anything else, and for one that is cut off."
-    jpeg_size(blob, where)
-    try: picture = _torchvision_jpeg(torch.frombuffer(bytearray(blob), dtype=torch.uint8), ImageReadMode.RGB)
-    except RuntimeError as e: raise ValueError(f"{where}: does not decode ({str(e).partition(', ')[2].rpartition(', ')[2] or e}); {_EXPECTED}") from None
-    return np.ascontiguousarray(picture.numpy().transpose(1, 2, 0))
+    image = _open_jpeg(blob, where)
+    try: return np.array(image if image.mode == 'RGB' else image.convert('RGB'))
+    except (OSError, SyntaxError, ValueError) as e: raise ValueError(f'{where}: does not decode ({e}); {_EXPECTED}') from None
 
 # %% ../nbs/16_jpegs.ipynb #62e0868f
 _NAME = '{:06d}.jpg'  # from 000001.jpg, as Penn Action numbers its frames
 
 def write_jpegs(
     path: str|Path,         # The zip archive to write
-    blobs: Iterable[bytes], # The content of one JPEG file each, 2 to 999,999 of them, taken one at a time
+    blobs: Iterable[bytes|memoryview], # The content of one JPEG file each, 2 to 999,999 of them, taken one at a time
 ) -> Path: # The path written
     "Store JPEG files as the frames of one video, bytes unchanged; raises `ValueError` for what is no JPEG, leaving no file."
     path, n = Path(path), 0
@@ -106,17 +107,18 @@ def _read_member(file: BinaryIO, row: np.ndarray, where: str) -> bytes:
     raise ValueError(f'{where}: is damaged, its bytes do not have the checksum that the archive gives (CRC-32)')
 
 # %% ../nbs/16_jpegs.ipynb #93f7472f
-_VERSION = 1  # To be raised when the same file would decode to other frames
-
 class JpegArchive:
     "A zip archive of JPEG files as a frame source: `len(archive)` frames, `archive[indices]` gives (n,H,W,3) uint8 RGB."
+    version = 1  # To be raised when the same file would decode to other frames
+
     def __init__(self,
         path: str|Path, # The archive, as `write_jpegs` makes it
         size: int|tuple[int, int]|None = None, # None: as stored; an int: squashed to size × size; (height, width): squashed to that
     ):
         self.path, self.size = Path(path), size
-        asked = _check_size(size, self.path)
-        self._members, self._fingerprint = _read_directory(self.path), None
+        asked = check_size(size, self.path)
+        self._members = _read_directory(self.path)
+        self._fingerprint: str|None = None
         with open(self.path, 'rb') as file: stored = jpeg_size(_read_member(file, self._members[0], self._where(0)), self._where(0))
         self.shape = (len(self), *(asked or stored), 3)  # (n, H, W, 3)
 
@@ -126,7 +128,7 @@ class JpegArchive:
 
     def fingerprint(self) -> str:
         "Identity of the content: a hash of the file's bytes and of the size asked for."
-        if self._fingerprint is None: self._fingerprint = hashlib.sha256(f'jpegs {_VERSION} {hash_file(self.path)} {self.size}'.encode()).hexdigest()
+        if self._fingerprint is None: self._fingerprint = hashlib.sha256(f'jpegs {self.version} {hash_file(self.path)} {self.size}'.encode()).hexdigest()
         return self._fingerprint
 
     def _picture(self, file: BinaryIO, i: int) -> np.ndarray:
@@ -139,10 +141,10 @@ class JpegArchive:
         return scaled[0].movedim(0, -1).numpy()
 
     def __getitem__(self,
-        indices: np.ndarray, # (n,) whole numbers in 0 … len-1, in any order, repeated or not; also a slice, or one number
+        indices: np.ndarray|slice|int, # (n,) whole numbers in 0 … len-1, in any order, repeated or not; also a slice, or one number
     ) -> np.ndarray: # (n,H,W,3) uint8, or (H,W,3) for one number
         "Decode frames; raises `IndexError` out of range and `ValueError` that names archive and frame for a damaged one."
-        indices = _check_indices(indices, len(self), self.path)
+        indices = check_indices(indices, len(self), self.path)
         wanted, back = np.unique(indices, return_inverse=True)
         out = np.empty((len(wanted), *self.shape[1:]), np.uint8)
         with open(self.path, 'rb') as file:

@@ -13,11 +13,12 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import cloudpickle
 import joblib
@@ -31,67 +32,77 @@ from .core import NO_SPACE, check_choice
 @dataclass(frozen=True)
 class Failure:
     "An item that was skipped, and why."
-    item: object # As it was given
-    error: str   # The reason
+    item: Any  # As it was given
+    error: str # The reason
+
+_T = TypeVar('_T')
+_R = TypeVar('_R')
 
 class WorkerKilled(RuntimeError):
     "A worker process ended before its items; the others' results were given."
 
 _FAULTS = {e.__name__: e for e in (ValueError, FileNotFoundError)}
 
+class _Error(NamedTuple):
+    "What became of an exception on its way from a worker."
+    kind: str         # Name of its type
+    text: str         # Its message
+    trace: str        # Where it was raised
+    number: int|None  # Its `errno`
+
 def _name(item: object) -> str:
     "What a message calls an item."
-    if not isinstance(item, Path) and isinstance(getattr(item, 'name', None), str): return item.name
+    name = getattr(item, 'name', None)
+    if isinstance(name, str) and not isinstance(item, Path): return name
     if isinstance(item, tuple) and item: return _name(next((x for x in item if not isinstance(x, int)), item[0]))
     if isinstance(item, partial) and item.args: return _name(item.args[0])
     text = str(item) if isinstance(item, (str, Path)) else repr(item)
     return text if len(text) <= 200 else f'{text[:199]}…'
 
-def _attempt(fn: Callable, item: object) -> tuple[bool, object]:
-    "(True, result), or (False, (type, message, traceback, errno))."
-    try: return True, fn(item)
-    except Exception as e: return False, (type(e).__name__, str(e), traceback.format_exc(), errno.ENOMEM if isinstance(e, MemoryError) else getattr(e, 'errno', None))
+def _attempt(fn: Callable[[_T], _R], item: _T) -> _R|_Error:
+    "The result, or why there is none."
+    try: return fn(item)
+    except Exception as e: return _Error(type(e).__name__, str(e), traceback.format_exc(), errno.ENOMEM if isinstance(e, MemoryError) else getattr(e, 'errno', None))
 
-def _reason(item: object, error: tuple) -> str:
+def _reason(item: object, error: _Error) -> str:
     "One line with the item's name, once."
-    kind, text, name = *error[:2], _name(item)
-    text = text if kind in _FAULTS else f'{kind}: {text}'
+    text, name = error.text if error.kind in _FAULTS else f'{error.kind}: {error.text}', _name(item)
     return text if name in text else f'{name}: {text}'
 
-def _raise(item: object, error: tuple) -> None:
-    kind, number = error[0], error[3]
-    if number in (*NO_SPACE, errno.ENOMEM, errno.EROFS, errno.EACCES, errno.EPERM): raise OSError(number, _reason(item, error))
-    if kind in _FAULTS: raise _FAULTS[kind](_reason(item, error))
-    raise RuntimeError(f'{_reason(item, error)}\nThe worker was here:\n{error[2]}')
+def _raise(item: object, error: _Error) -> NoReturn:
+    if error.number in (*NO_SPACE, errno.ENOMEM, errno.EROFS, errno.EACCES, errno.EPERM): raise OSError(error.number, _reason(item, error))
+    if error.kind in _FAULTS: raise _FAULTS[error.kind](_reason(item, error))
+    raise RuntimeError(f'{_reason(item, error)}\nThe worker was here:\n{error.trace}')
 
 # %% ../nbs/01_parallel.ipynb #839fd41b
 _WINDOW = 64  # Items a worker that may be on their way, or finished and not yet taken
-_functions: dict[str, Callable] = {}
+_functions: dict[str, Callable[[Any], Any]] = {}
 
-def _remote(key: str, packed: np.ndarray, i: int, item: object) -> tuple[int, bool, object]:
+def _remote(key: str, packed: np.ndarray, i: int, item: object) -> tuple[int, object]:
     "In a worker: the function, unpacked once, on item i."
     if key not in _functions:
         while len(_functions) > 3: _functions.pop(next(iter(_functions)), None)
         _functions[key] = pickle.loads(packed.tobytes())
-    return i, *_attempt(_functions[key], item)
+    return i, _attempt(_functions[key], item)
 
 def _dask(client: object, packed: np.ndarray) -> ParallelBackendBase:
     "joblib's Dask backend; a task whose workers died ends with an error, where joblib 1.6 waits for ever."
     from joblib._dask import DaskDistributedBackend
-    class Backend(DaskDistributedBackend):
-        def submit(self, func, callback=None):
+    class Backend(DaskDistributedBackend):  # type: ignore[misc]  # joblib has no types
+        def submit(self, func: Callable[[], object], callback: Any = None) -> Any:
             future = super().submit(func, callback)
             future.add_done_callback(lambda f: callback(f.exception()) if f.exception() else None)
             return future
-        def retrieve_result_callback(self, out):
+        def retrieve_result_callback(self, out: object) -> Any:
             if isinstance(out, BaseException): raise out
             return super().retrieve_result_callback(out)
     return Backend(client=client, scatter=[packed])
 
-def _connect(cluster: str) -> object:
-    try: from distributed import Client
+def _connect(cluster: str) -> AbstractContextManager[object]:
+    try:
+        from distributed import Client
     except ImportError: raise ValueError(f"cluster={cluster!r} needs dask.distributed: pip install 'lrprop[cluster]'") from None
-    try: return Client(cluster, set_as_default=False, timeout=10)
+    try: return Client(cluster, set_as_default=False, timeout=10)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as e: raise ValueError(f"cluster={cluster!r}: no Dask scheduler answers there ({e}); expected its address, such as 'tcp://10.0.0.1:8786'") from None
 
 @contextmanager
@@ -104,11 +115,12 @@ def _workers(n_jobs: int, cluster: str|None, packed: np.ndarray) -> Iterator[job
         with _connect(cluster) as client, joblib.Parallel(-1, backend=_dask(client, packed), **how) as pool: yield pool
 
 # %% ../nbs/01_parallel.ipynb #529d68b7
-def _spread(fn: Callable, items: Iterable, n_jobs: int, cluster: str|None) -> Iterator[tuple[object, bool, object]]:
-    "(item, ok, result or error) in the order they finish; a window of items at a time, so that a slow reader holds up the workers."
+def _spread(fn: Callable[[_T], _R], items: Iterable[_T], n_jobs: int, cluster: str|None) -> Iterator[tuple[_T, _R|_Error]]:
+    "(item, result or error) in the order they finish; a window of items at a time, so that a slow reader holds up the workers."
     packed = np.frombuffer(cloudpickle.dumps(fn), np.uint8)
-    key, numbered, running = hashlib.sha256(packed).hexdigest(), enumerate(items), {}
-    def calls(window):
+    running: dict[int, _T] = {}
+    key, numbered = hashlib.sha256(packed.data).hexdigest(), enumerate(items)
+    def calls(window: list[tuple[int, _T]]) -> Iterator[object]:
         for i, item in window:
             running[i] = item
             yield joblib.delayed(_remote)(key, packed, i, item)
@@ -117,7 +129,7 @@ def _spread(fn: Callable, items: Iterable, n_jobs: int, cluster: str|None) -> It
         while window := list(islice(numbered, size)):
             results = pool(calls(window))
             try:
-                for i, ok, value in results: yield running.pop(i), ok, value
+                for i, value in results: yield running.pop(i), value
             except Exception as e:
                 if not isinstance(e, BrokenProcessPool) and type(e).__name__ != 'KilledWorker': raise
                 raise WorkerKilled(f"a worker process was killed, perhaps because memory ran out, or crashed; these were under way: {', '.join(map(_name, running.values()))}") from e
@@ -128,14 +140,14 @@ def _spread(fn: Callable, items: Iterable, n_jobs: int, cluster: str|None) -> It
 
 # %% ../nbs/01_parallel.ipynb #532c97d9
 def each(
-    fn: Callable,             # Of one item; its result should be small, as it travels between processes
-    items: Iterable,          # Fetched when needed, at most 64 a worker in advance
+    fn: Callable[[_T], _R],   # Of one item; its result should be small, as it travels between processes
+    items: Iterable[_T],      # Fetched when needed, at most 64 a worker in advance
     n_jobs: int = 1,          # Processes on this machine; 1: in this one; -1: as many as there are cores
     cluster: str|None = None, # Address of a Dask scheduler, 'tcp://host:port'; its workers are used, and `n_jobs` is not
     on_error: str = 'raise',  # 'raise', or 'skip': a `Failure` in place of the result
     desc: str = '',           # What a progress bar says; '' = no bar
     total: int|None = None,   # Number of items, for the bar; None: `len(items)` where there is one
-) -> Iterator: # Results and Failures, in the order they finish
+) -> Iterator[_R|Failure]: # Results and Failures, in the order they finish
     "`fn` of each item in constant memory; raises what an item raises, with its name, `WorkerKilled` if a worker is, `ValueError` for a cluster that does not answer."
     check_choice('on_error', on_error, ('raise', 'skip'))
     if n_jobs != int(n_jobs) or n_jobs == 0: raise ValueError(f'n_jobs={n_jobs} is neither a number of processes, 1 or more, nor -1 for all cores')
@@ -143,11 +155,11 @@ def each(
     n_jobs = joblib.cpu_count() if n_jobs < 0 else int(n_jobs)
     if total is None and isinstance(items, Sized): total = len(items)
     alone = n_jobs == 1 and cluster is None
-    results = ((item, *_attempt(fn, item)) for item in items) if alone else _spread(fn, items, n_jobs, cluster)
+    results = ((item, _attempt(fn, item)) for item in items) if alone else _spread(fn, items, n_jobs, cluster)
 
-    def outcomes():
-        for item, ok, value in tqdm(results, desc, total, disable=not desc, leave=False):
-            if ok: yield value
-            elif on_error == 'skip' and value[3] not in (*NO_SPACE, errno.ENOMEM): yield Failure(item, _reason(item, value))
+    def outcomes() -> Iterator[_R|Failure]:
+        for item, value in tqdm(results, desc, total, disable=not desc, leave=False):
+            if not isinstance(value, _Error): yield value
+            elif on_error == 'skip' and value.number not in (*NO_SPACE, errno.ENOMEM): yield Failure(item, _reason(item, value))
             else: _raise(item, value)
     return outcomes()

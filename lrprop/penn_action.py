@@ -20,8 +20,8 @@ import numpy as np
 from scipy.io import loadmat, savemat
 from scipy.io.matlab import MatReadError
 
-from .formats import MAX_FRAMES, Entry, RawVideo, bad_entry, phase_starts, stamp_of, tiny_frames, to_jpeg, without_twins
-from .phases import ACTIONS, N_PHASES, PhaseRow, canonical_action, read_phases
+from .formats import Entry, RawVideo, bad_entry, phase_starts, stamp_of, tiny_frames, to_jpeg, without_twins
+from .phases import ACTIONS, MAX_FRAMES, N_PHASES, PhaseRow, canonical_action, read_phases
 
 # %% ../nbs/18_penn_action.ipynb #d38d8958
 CARL_COUNTS = {  # action → training, validation videos (SPEC §D.4)
@@ -87,8 +87,8 @@ def _find_phases(source: Path, phases: str|Path|None) -> Path|None:
     if phases is not None: return Path(phases)
     return next((p for folder in (source, _root(source)) for name in _PHASES if (p := folder/name).exists()), None)
 
-def _check_source(source: Path, phases: Path|None) -> None:
-    "Raise `FileNotFoundError` with all that is missing of the whole."
+def _check_source(source: Path, phases: Path|None) -> Path:
+    "The phases; raises `FileNotFoundError` with all that is missing of the whole."
     root, missing = _root(source), []
     for name, example in (('frames', '0001/000001.jpg'), ('labels', '0001.mat')):
         if not (root/name).is_dir(): missing.append(f'  {root/name}, for example {root/name/example}; the data set is published at {PENN_ACTION_URL}')
@@ -96,7 +96,8 @@ def _check_source(source: Path, phases: Path|None) -> None:
         missing.append(f"  {phases or source/'penn_action_labels'}, for example {source/'penn_action_labels'/'train/bowling/0001.npy'}, or {source/'phases.csv'}: the phases, "
                        "which the authors of LAV and CARL link as 'penn_action_labels'")
     elif phases.is_dir(): missing += [f'  {phases/split}, with a folder for every action' for split in ('train', 'val') if not (phases/split).is_dir()]
-    if missing: raise FileNotFoundError(f'{source}: missing of Penn Action:\n' + '\n'.join(missing))
+    if missing or phases is None: raise FileNotFoundError(f'{source}: missing of Penn Action:\n' + '\n'.join(missing))
+    return phases
 
 def _labelled(phases: Path) -> Iterator[tuple[str, str, str, Path|PhaseRow]]:
     "Name, action, split and labels of every video that has phases."
@@ -136,17 +137,15 @@ def find_penn_action(
 ) -> Iterator[Entry]: # In the order of the phases
     "The videos of Penn Action that have phases (SPEC §D.3); raises `FileNotFoundError`, at once, that lists what is missing. Warns of videos without phases."
     source, wanted = Path(source), {canonical_action(a) for a in actions or ACTIONS}
-    phases = _find_phases(source, phases)
-    _check_source(source, phases)
-    root, found = _root(source), list(_labelled(phases))
+    there = _check_source(source, _find_phases(source, phases))
+    root, found = _root(source), list(_labelled(there))
     chosen = [f for f in found if f[1] in wanted]
-    if not chosen: raise ValueError(f"{phases}: no video of {', '.join(sorted(wanted))}; labelled are {', '.join(sorted({f[1] for f in found})) or 'none'}")
+    if not chosen: raise ValueError(f"{there}: no video of {', '.join(sorted(wanted))}; labelled are {', '.join(sorted({f[1] for f in found})) or 'none'}")
     rest = sorted({p.name for p in (root/'frames').iterdir() if p.is_dir()} - {f[0] for f in found})
-    if rest and actions is None: warnings.warn(f"{root/'frames'}: {len(rest)} videos have no phases in {phases} and are left out, for example {rest[0]}", stacklevel=2)
-    def entry(name: str, *about: object) -> Entry:
-        if not re.fullmatch(r'\d{4}', name): return bad_entry(f'{about[2]}', f'{about[2]}: {name!r} is not the number of a video, 0001 to 2326')
-        labels = about[2]
-        return Entry(name, partial(_read_penn, root, name, *about), stamp_of(*about[:2], _content(labels)))
+    if rest and actions is None: warnings.warn(f"{root/'frames'}: {len(rest)} videos have no phases in {there} and are left out, for example {rest[0]}", stacklevel=2)
+    def entry(name: str, action: str, split: str, labels: Path|PhaseRow) -> Entry:
+        if not re.fullmatch(r'\d{4}', name): return bad_entry(f'{labels}', f'{labels}: {name!r} is not the number of a video, 0001 to 2326')
+        return Entry(name, partial(_read_penn, root, name, action, split, labels), stamp_of(action, split, _content(labels)))
     return without_twins(entry(*c) for c in chosen)
 
 # %% ../nbs/18_penn_action.ipynb #b085e020

@@ -12,7 +12,9 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -73,8 +75,8 @@ def _whole(text: str) -> int:
     if not _WHOLE.fullmatch(text): raise ValueError
     return int(text)
 
-def _parse_row(row: dict[str, str], where: str) -> PhaseRow:
-    "One line, checked on its own."
+def _parse_row(row: dict[Any, Any], where: str) -> PhaseRow:
+    "One line of `csv.DictReader`, checked on its own; cells that belong to no column are its `None`."
     if None in row: raise ValueError(f"{where}: has more cells than line 1; the first of them is {row[None][0][:80]!r}, phase_starts are separated by spaces")
     cells = {c: (row[c] or '').strip() for c in _COLUMNS}
     where = f"{where}, video {cells['video']!r}"
@@ -86,7 +88,7 @@ def _parse_row(row: dict[str, str], where: str) -> PhaseRow:
     if not 2 <= n <= MAX_FRAMES: raise ValueError(f'{where}: n_frames is {n}; valid: 2 to {MAX_FRAMES}')
     if cells['split'] not in ('train', 'val'): raise ValueError(f"{where}: unknown split {cells['split']!r}; valid: train, val")
     if starts and starts[0] != 0: raise ValueError(f'{where}: the first of phase_starts is {starts[0]}; it must be 0, where the video starts')
-    for a, b in zip(starts, starts[1:]):
+    for a, b in pairwise(starts):
         if b <= a: raise ValueError(f'{where}: phase_starts go from {a} to {b}; they must increase')
     if starts and starts[-1] >= n: raise ValueError(f'{where}: a phase starts at frame {starts[-1]}, but the video has {n} frames, 0 to {n - 1}')
     return PhaseRow(cells['video'], cells['action'], cells['split'], n, starts, where)
@@ -96,22 +98,24 @@ def read_phases(
     path: str|Path, # A CSV file with the columns video, action, split, n_frames, phase_starts
 ) -> dict[str, PhaseRow]: # By name of the video, in the file's order
     "Read a table of phases; raises `ValueError` that names file, line and value, `FileNotFoundError` if there is none."
-    path, rows = Path(path), {}
+    path = Path(path)
+    rows: dict[str, PhaseRow] = {}
+    first: dict[str, PhaseRow] = {}
     if not path.is_file(): raise FileNotFoundError(f'{path}: no such table of phases')
     try: text = path.read_text(encoding='utf-8-sig')
     except UnicodeDecodeError: raise ValueError(f'{path}: is not a text file in UTF-8') from None
     reader = csv.DictReader(io.StringIO(text, newline=''))
     try: lines = [(f'{path}, line {reader.line_num}', row) for row in reader]
     except csv.Error as e: raise ValueError(f'{path}, line {reader.line_num + 1}: is not a line of CSV ({e})') from None
-    missing = [c for c in _COLUMNS if c not in (reader.fieldnames or ())]
-    if missing: raise ValueError(f"{path}: missing column {missing[0]!r}; line 1 must be {','.join(_COLUMNS)}, it is {','.join(reader.fieldnames or ())[:200]!r}")
-    twice = [c for c in _COLUMNS if reader.fieldnames.count(c) > 1]
+    columns = reader.fieldnames or ()
+    missing = [c for c in _COLUMNS if c not in columns]
+    if missing: raise ValueError(f"{path}: missing column {missing[0]!r}; line 1 must be {','.join(_COLUMNS)}, it is {','.join(columns)[:200]!r}")
+    twice = [c for c in _COLUMNS if columns.count(c) > 1]
     if twice: raise ValueError(f'{path}: column {twice[0]!r} is there twice')
-    for where, row in lines:
-        row = _parse_row(row, where)
+    for where, cells in lines:
+        row = _parse_row(cells, where)
         if row.video in rows: raise ValueError(f'{row.where}: this video has a line already')
         rows[row.video] = row
-    first: dict[str, PhaseRow] = {}
     for row in rows.values():
         like = first.setdefault(row.action, row) if row.starts else row
         if len(row.starts) != len(like.starts): raise ValueError(f"{row.where}: {len(row.starts)} phases, but {like.video!r} of the same action {row.action!r} has {len(like.starts)}")
@@ -128,7 +132,7 @@ def write_phases_template(
     if not path.parent.is_dir(): raise FileNotFoundError(f'{path}: its folder does not exist')
     for v in videos:
         if v.phases is not None and ((v.phases[:1] != 0).any() or not np.isin(np.diff(v.phases), (0, 1)).all()): raise ValueError(f'{v.name}: phases {np.unique(v.phases)[:20].tolist()} do not go from 0 upwards, frame by frame and without a gap, which alone a table can hold')
-    starts = lambda v: '' if v.phases is None else ' '.join(map(str, [0, *(np.flatnonzero(np.diff(v.phases)) + 1).tolist()]))
+    def starts(v: Video) -> str: return '' if v.phases is None else ' '.join(map(str, [0, *(np.flatnonzero(np.diff(v.phases)) + 1).tolist()]))
     with replacing(path) as unfinished, open(unfinished, 'w', encoding='utf-8', newline='') as file:
         csv.writer(file, lineterminator='\n').writerows([_COLUMNS, *((v.name, v.action, v.split, len(v), starts(v)) for v in videos)])
     return path

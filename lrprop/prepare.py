@@ -16,15 +16,17 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
 from .carl import find_carl
 from .core import check_choice, is_left_over, replacing
-from .dataset import INDEX, Row, _header, _line, _lines, _parse_row, count_prepared
+from .dataset import INDEX, Row, count_prepared, header_line, index_line, index_lines, parse_row
 from .formats import Entry, find_folder, find_pouring, phase_starts
 from .jpegs import decode_jpeg, hash_file, write_jpegs
+from .packets import SUFFIXES
 from .parallel import Failure, each
 from .penn_action import CARL_COUNTS, find_penn_action
-from .video import SUFFIXES, VideoFile
+from .video import VideoFile
 
 # %% ../nbs/19_prepare.ipynb #c1000179
 def _put_file(source: Path, target: Path, copy: bool) -> None:
@@ -36,7 +38,7 @@ def _put_file(source: Path, target: Path, copy: bool) -> None:
             os.link(source.resolve(), unfinished)
         except OSError: shutil.copyfile(source, unfinished)
 
-def _checked(jpegs: Iterable[bytes], where: str, found: list[tuple[int, int]]) -> Iterator[bytes]:
+def _checked(jpegs: Iterable[bytes|memoryview], where: str, found: list[tuple[int, int]]) -> Iterator[bytes|memoryview]:
     "The same files, each decoded once; the first one's size goes to `found`."
     for i, blob in enumerate(jpegs):
         height, width, _ = decode_jpeg(blob, f'{where}: frame {i}').shape
@@ -56,17 +58,18 @@ _DECODED = '+decoded'  # Behind the stamp of a video file that `_decode_all` has
 
 def _convert(folder: Path, copy: bool, verify: bool, item: tuple[str, Entry]) -> Row:
     "Read one video and leave its file; gives its line of the index."
-    entry, size = item[1], []
+    entry, found = item[1], list[tuple[int, int]]()
     raw = entry.read()
     if raw.file is None:
         file = f'frames/{raw.name}.zip'
-        write_jpegs(folder/file, _checked(raw.jpegs, raw.where, size))
+        write_jpegs(folder/file, _checked(raw.jpegs or (), raw.where, found))
     else:
-        file, size = f'videos/{raw.name}{raw.file.suffix}', [raw.size]
+        file = f'videos/{raw.name}{raw.file.suffix}'
         if verify: _decode_all(raw.file)
         _put_file(raw.file, folder/file, copy)
+    height, width = raw.size or found[0]
     starts = None if raw.phases is None else phase_starts(raw.phases, raw.where)
-    return Row(raw.name, file, 'video' if raw.file else 'jpegs', raw.n_frames, float(raw.fps), *size[0], raw.action, raw.split, starts, (folder/file).stat().st_size, hash_file(folder/file),
+    return Row(raw.name, file, 'video' if raw.file else 'jpegs', raw.n_frames, float(raw.fps), height, width, raw.action, raw.split, starts, (folder/file).stat().st_size, hash_file(folder/file),
                entry.stamp + _DECODED * (verify and raw.file is not None))
 
 # %% ../nbs/19_prepare.ipynb #4bb521c0
@@ -76,10 +79,12 @@ class _Journal:
     "The finished videos of a folder; in memory are their names and where their lines lie."
     def __init__(self, folder: Path, dataset: str, verify: bool = False):
         self.folder, self.dataset, self.verify, self.path = folder, dataset, verify, folder/_JOURNAL
-        self.old = next((p for p in (self.path, folder/INDEX) if p.is_file() and p.stat().st_size), None)
-        self.at, self.file = {}, None
-        for at, line, where in _lines(self.old, dataset, torn=True) if self.old else ():
-            row = _parse_row(line, where)
+        old = next((p for p in (self.path, folder/INDEX) if p.is_file() and p.stat().st_size), None)
+        self.lines = old or self.path  # The file that `at` is about
+        self.at: dict[str, int] = {}
+        self.file: BinaryIO|None = None
+        for at, line, where in index_lines(old, dataset, torn=True) if old else ():
+            row = parse_row(line, where)
             self.at[row.name] = at
 
     def has(self, entry: Entry) -> bool:
@@ -87,26 +92,26 @@ class _Journal:
         if entry.name not in self.at: return False
         row = self.row(entry.name)
         file = self.folder/row.file
-        decoded = row.stamp == entry.stamp + _DECODED or row.stamp == entry.stamp and not (self.verify and row.kind == 'video')
+        decoded = row.stamp == entry.stamp + _DECODED or (row.stamp == entry.stamp and not (self.verify and row.kind == 'video'))
         return decoded and file.is_file() and file.stat().st_size == row.bytes
 
     def row(self, name: str) -> Row:
-        with open(self.path if self.file else self.old, 'rb') as file:
+        with open(self.lines, 'rb') as file:
             file.seek(self.at[name])
-            return _parse_row(file.readline(), f'{file.name}, video {name!r}')
+            return parse_row(file.readline(), f'{file.name}, video {name!r}')
 
     def add(self, row: Row) -> None:
         "Note a finished video; the first time, the index becomes a journal again."
         if self.file is None:
             with replacing(self.path) as unfinished, open(unfinished, 'wb') as new:
-                new.write(_header(self.dataset))
+                new.write(header_line(self.dataset))
                 for name in self.at:
-                    line, self.at[name] = _line(asdict(self.row(name))), new.tell()
+                    line, self.at[name] = index_line(asdict(self.row(name))), new.tell()
                     new.write(line)
-            self.file = open(self.path, 'ab')
+            self.file, self.lines = open(self.path, 'ab'), self.path  # noqa: SIM115  (until `close`)
             (self.folder/INDEX).unlink(missing_ok=True)
         self.at[row.name] = self.file.tell()
-        self.file.write(_line(asdict(row)))
+        self.file.write(index_line(asdict(row)))
         self.file.flush()
 
     def close(self) -> None:
@@ -116,10 +121,10 @@ class _Journal:
         "Write the index of these videos, in this order, and clear away the files of others and what writers of known ones left."
         files = set()
         with replacing(self.folder/INDEX) as unfinished, open(unfinished, 'wb') as new:
-            new.write(_header(self.dataset, len(names)))
+            new.write(header_line(self.dataset, len(names)))
             for row in map(self.row, names):
                 files.add(row.file)
-                new.write(_line(asdict(row)))
+                new.write(index_line(asdict(row)))
         gone = {self.row(name).file for name in self.at} - files
         self.path.unlink(missing_ok=True)
         for file in gone: (self.folder/file).unlink(missing_ok=True)
@@ -131,7 +136,8 @@ class _Journal:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     "One preparation of a folder at a time; the lock goes with the process, however it ends."
-    try: import fcntl
+    try:
+        import fcntl
     except ImportError: yield; return  # Windows
     lock = os.open(folder, os.O_RDONLY)
     try:
@@ -181,7 +187,7 @@ class Prepared:
 
 def _list_skipped(path: Path, skipped: list[Failure]) -> None:
     if not skipped: path.unlink(missing_ok=True); return
-    with replacing(path) as unfinished: unfinished.write_bytes(b''.join(_line(dict(name=s.item[0], error=s.error)) for s in skipped))
+    with replacing(path) as unfinished: unfinished.write_bytes(b''.join(index_line(dict(name=s.item[0], error=s.error)) for s in skipped))
 
 def prepare(
     dataset: str,                  # 'pouring', 'penn_action' or 'folder'
@@ -206,7 +212,7 @@ def prepare(
     if first is None: raise ValueError(f'{source}: holds no video of {dataset}')
     for part in ('videos', 'frames'): (folder/part).mkdir(parents=True, exist_ok=True)
     with _alone(folder):
-        journal, order, skipped, n_new = _Journal(folder, dataset, verify), {}, [], 0
+        journal, order, skipped, n_new = _Journal(folder, dataset, verify), dict[str, int](), list[Failure](), 0
         def todo() -> Iterator[tuple[str, Entry]]:
             for e in chain([first], entries):
                 order.setdefault(e.name, len(order))

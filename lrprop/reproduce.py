@@ -99,4 +99,4 @@ def reproduce(
     outcomes = list(each(one, list(enumerate(e for e, _ in missing)), n_jobs, cluster, on_error='skip', desc=f'reproduce {table}'))
     if failures := [o for o in outcomes if isinstance(o, Failure)]:
         raise RunsFailed(f'{len(failures)} of {len(missing)} runs failed; the others are in {results}:\n' + '\n'.join(f.error for f in failures))
-    return outcomes
+    return [name for name in outcomes if not isinstance(name, Failure)]

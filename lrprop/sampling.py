@@ -11,6 +11,7 @@ __all__ = ['CUT', 'SAMPLERS', 'Augment', 'place', 'time_augment', 'offset_unifor
 from collections.abc import Callable, Sequence
 from inspect import signature
 from math import ceil
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -136,12 +137,14 @@ def random_clip(
     return place(rng.choice(n, min(n, n_frames), replace=False) + part.start, part.stop, n_frames)
 
 # %% ../nbs/13_sampling.ipynb #4b746768
-SAMPLERS: dict[str, Callable] = dict(time_augment=time_augment, offset_uniform=offset_uniform, segment_uniform=segment_uniform, positive_pairs=positive_pairs, random_clip=random_clip)
+_Sampler = Callable[..., tuple[np.ndarray, np.ndarray]]  # (length, n_frames, rng, previous, **settings) → frame indices, mask
+SAMPLERS: dict[str, _Sampler] = dict(time_augment=time_augment, offset_uniform=offset_uniform, segment_uniform=segment_uniform, positive_pairs=positive_pairs, random_clip=random_clip)
+_SHARED: dict[str, dict[str, Callable[[np.random.Generator], Any]]] = dict(random_clip=dict(stretch=random_stretch))  # settings that are drawn once for a view of all videos
 
 def check_sampler(
-    sampler: str,  # A key of `SAMPLERS`
-    **settings,    # What it is to be called with
-) -> Callable: # The sampler: (length, n_frames, rng, previous, **settings) → frame indices, mask
+    sampler: str,    # A key of `SAMPLERS`
+    **settings: Any, # What it is to be called with
+) -> _Sampler: # The sampler: (length, n_frames, rng, previous, **settings) → frame indices, mask
     "Look a sampler up; raises `ValueError` for an unknown name or setting, listing the valid ones."
     check_choice('sampler', sampler, tuple(SAMPLERS))
     valid = tuple(signature(SAMPLERS[sampler]).parameters)[4:]
@@ -162,9 +165,14 @@ def to_device(
     if device.type == 'cuda' and torch.cuda.is_available() and not x.is_pinned(): x = x.pin_memory()
     return x.to(device, non_blocking=True)
 
+@runtime_checkable
+class _Gathers(Protocol):
+    "A frame source that hands over a clip as a tensor on the device."
+    def gather(self, indices: np.ndarray, device: str|torch.device) -> Tensor: ...
+
 def _clip(source: FrameSource, slots: np.ndarray, device: str|torch.device) -> Tensor:
     "(T,3,H,W) images or (T,d) features on the device."
-    if hasattr(source, 'gather'): return source.gather(slots, device)
+    if isinstance(source, _Gathers): return source.gather(slots, device)
     x = torch.from_numpy(np.ascontiguousarray(source[slots]))
     return to_device(x.movedim(-1, -3) if x.dtype == torch.uint8 else x.float(), device)
 
@@ -177,13 +185,13 @@ def sample_batch(
     device: str|torch.device = 'cpu',  # Frames are moved there before they are augmented
     sampler: str = 'time_augment',     # How frames are chosen: a key of `SAMPLERS`
     own: slice = slice(None),          # Videos whose frames are wanted; the others' are neither fetched nor augmented
-    **sampling,                        # Settings of the sampler
+    **sampling: Any,                   # Settings of the sampler
 ) -> Batch: # V × K clips; of frames only the `own` videos'
     "Sample the clips of one training step; raises `ValueError` as `check_sampler`, and for no clip at all. A video with `variants` gives each clip one of them at random."
     draw = check_sampler(sampler, **sampling)
     if not len(videos[own]) or n_views < 1: raise ValueError(f'{len(videos[own])} of {len(videos)} videos × {n_views} clips to sample; valid: at least 1 of each')
     frames, steps, masks, wanted = [], [], [], range(len(videos))[own]
-    shared = [{'stretch': random_stretch(rng)} if draw is random_clip and 'stretch' not in sampling else {} for _ in range(n_views)]
+    shared = [{name: pick(rng) for name, pick in _SHARED.get(sampler, {}).items() if name not in sampling} for _ in range(n_views)]
     for v, video in enumerate(videos):
         first = None
         for k in range(n_views):
@@ -195,9 +203,9 @@ def sample_batch(
     x = torch.stack(frames)
     if augment is not None: x = augment(x, [r for i, r in enumerate(rng.spawn(len(steps))) if i // n_views in wanted])
     grid = (len(videos), n_views)
-    steps, masks = (to_device(torch.from_numpy(np.stack(a)).reshape(*grid, -1), device) for a in (steps, masks))
+    at, real = (to_device(torch.from_numpy(np.stack(a)).reshape(*grid, -1), device) for a in (steps, masks))
     lengths = to_device(torch.tensor([len(v) for v in videos]), device)
-    return Batch(x.unflatten(0, (-1, n_views)), steps, lengths, masks, tuple(v.name for v in videos))
+    return Batch(x.unflatten(0, (-1, n_views)), at, lengths, real, tuple(v.name for v in videos))
 
 # %% ../nbs/13_sampling.ipynb #f78f7d37
 def epoch_groups(

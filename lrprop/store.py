@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from .core import FrameSource, Video, check_choice, content_hash
 from .sampling import to_device
-from .video import _check_indices
+from .video import check_indices
 
 # %% ../nbs/15_store.ipynb #15a00008
 class StoredFrames:
@@ -41,10 +41,10 @@ class StoredFrames:
         return content_hash(self[slice(None)])
 
     def __getitem__(self,
-        indices: np.ndarray, # As for `VideoFile`
+        indices: np.ndarray|slice|int, # As for `VideoFile`
     ) -> np.ndarray: # (n, H, W, 3) uint8 or (n, d) float32, a copy
         "Frames as an array; raises `IndexError` out of range."
-        found = self.rows[torch.as_tensor(_check_indices(indices, len(self), self)).to(self.rows.device)].cpu()
+        found = self.rows[torch.as_tensor(check_indices(indices, len(self), self)).to(self.rows.device)].cpu()
         return np.ascontiguousarray((found.movedim(-3, -1) if self.rows.ndim == 4 else found).numpy())
 
     def gather(self,
@@ -52,7 +52,7 @@ class StoredFrames:
         device: str|torch.device = 'cpu', # Where the clip is wanted
     ) -> Tensor: # (n, 3, H, W) uint8 or (n, d) float32, a copy
         "Frames as a tensor on the device, without waiting for it; raises `IndexError` out of range."
-        i, device = torch.as_tensor(_check_indices(indices, len(self), self)), torch.device(device)
+        i, device = torch.as_tensor(check_indices(indices, len(self), self)), torch.device(device)
         if self.rows.device.type != 'cpu': return self.rows[to_device(i, self.rows.device)].to(device)
         locked = device.type == 'cuda' and torch.cuda.is_available()
         found = torch.empty(len(i), *self.rows.shape[1:], dtype=self.rows.dtype, pin_memory=locked)
@@ -72,7 +72,7 @@ def free_bytes(
     if device.type == 'cuda': return float(torch.cuda.mem_get_info(device)[0])
     try: lines = dict(line.split(':', 1) for line in Path('/proc/meminfo').read_text().splitlines())
     except OSError: lines = {}
-    group = _read_int('/sys/fs/cgroup/memory.max') - _read_int('/sys/fs/cgroup/memory.current') if os.path.exists('/sys/fs/cgroup/memory.current') else math.inf
+    group = _read_int('/sys/fs/cgroup/memory.max') - _read_int('/sys/fs/cgroup/memory.current') if Path('/sys/fs/cgroup/memory.current').exists() else math.inf
     return max(min(1024*float(lines['MemAvailable'].split()[0]) if 'MemAvailable' in lines else math.inf, group), 0)
 
 WHERE, _SHARE = ('auto', 'device', 'host'), .8
@@ -104,7 +104,7 @@ def _stored_shape(name: str, source: FrameSource, size: int|None) -> tuple[int, 
     if len(shape) == 2: return (len(source), shape[1])
     raise ValueError(f'{name}: frames of shape {shape[1:]} are neither images (H, W, 3) nor features (d,)')
 
-def _decode(source: FrameSource, rows: Tensor, done: 'tqdm', stop: list) -> None:
+def _decode(source: FrameSource, rows: Tensor, done: 'tqdm', stop: list[bool]) -> None:
     "Fill the rows with the source's frames."
     for start in range(0, len(rows), _CHUNK):
         if stop: return
@@ -129,7 +129,8 @@ def store_videos(
     jobs = [(v.name, source, _stored_shape(v.name, source, size)) for v in videos for source in (v.frames, *v.variants)]
     dtypes = [torch.uint8 if len(shape) == 4 else torch.float32 for *_, shape in jobs]
     place = choose_place(sum(math.prod(shape)*dtype.itemsize for (*_, shape), dtype in zip(jobs, dtypes)), device, where, max_bytes)
-    held, stop = [torch.empty(shape, dtype=dtype, device=place) for (*_, shape), dtype in zip(jobs, dtypes)], []
+    held = [torch.empty(shape, dtype=dtype, device=place) for (*_, shape), dtype in zip(jobs, dtypes)]
+    stop: list[bool] = []  # not empty: give up
     with tqdm(total=sum(map(len, held)), desc=desc, unit='frame', disable=not desc, leave=False) as bar, ThreadPoolExecutor(min(n_threads or os.cpu_count() or 1, 16)) as pool:
         running = [pool.submit(_decode, source, rows, bar, stop) for (_, source, _), rows in zip(jobs, held)]
         try:

@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import google_crc32c
 import numpy as np
@@ -23,7 +23,7 @@ from .core import replacing
 # %% ../nbs/17_tfrecord.ipynb #33a783f0
 def _masked_crc(data: bytes) -> int:
     "CRC-32C, rotated right by 15 bits, plus a constant."
-    crc = google_crc32c.value(data)
+    crc: int = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff
 
 # %% ../nbs/17_tfrecord.ipynb #2ee883aa
@@ -53,8 +53,8 @@ def _read_length(file: BinaryIO, where: str) -> int:
     left = os.fstat(file.fileno()).st_size - file.tell()
     header = file.read(12)
     if len(header) < 12: raise ValueError(f'{where}: the file ends inside the header of the record; it is cut off')
-    length, crc = struct.unpack('<QI', header)
-    if _masked_crc(header[:8]) != crc: raise ValueError(f'{where}: the length of the record does not have its checksum (CRC-32C); this is no TFRecord file, or it is damaged here')
+    length = int.from_bytes(header[:8], 'little')
+    if struct.pack('<I', _masked_crc(header[:8])) != header[8:]: raise ValueError(f'{where}: the length of the record does not have its checksum (CRC-32C); this is no TFRecord file, or it is damaged here')
     if length > _MAX_PAYLOAD: raise ValueError(f'{where}: the record claims {length} bytes; at most {_MAX_PAYLOAD} are allowed')
     if length + 16 > left: raise ValueError(f'{where}: the record takes {length + 16} bytes, but {left} are left of the file; it is cut off')
     return length
@@ -109,6 +109,7 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int, int|memoryview]]:
     "Number, kind and value of each field of a message; values are views, nothing is copied."
+    value: int|memoryview
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)
@@ -126,23 +127,24 @@ def _messages(data: memoryview, number: int) -> Iterator[memoryview]:
     "The messages (or byte strings) that are a message's fields of one number."
     for found, kind, value in _fields(data):
         if found != number: continue
-        if kind != _BYTES: raise ValueError(f'field {number} is of kind {kind}, expected {_BYTES}')
+        if kind != _BYTES or isinstance(value, int): raise ValueError(f'field {number} is of kind {kind}, expected {_BYTES}')
         yield value
 
 # %% ../nbs/17_tfrecord.ipynb #b30032b7
 Values = list[memoryview]|np.ndarray  # Of one feature: byte strings, or (n,) int64, or (n,) float32
 _MAX_VALUES = 1_000_000               # Byte strings, or features, in one list: eleven hours of video
+_T = TypeVar('_T')
 
 def _whole_numbers(data: memoryview) -> np.ndarray:
     "An Int64List."
     out = array('q')
     for number, kind, value in _fields(data):
         if number != 1: continue
-        if kind not in (_VARINT, _BYTES): raise ValueError(f'a whole number is of kind {kind}')
-        packed, at = (value, 0) if kind == _BYTES else (b'', 0)
-        if kind == _VARINT: out.append(value - (value >> 63 << 64))
-        while at < len(packed):
-            x, at = _varint(packed, at)
+        if isinstance(value, int): out.append(value - (value >> 63 << 64)); continue
+        if kind != _BYTES: raise ValueError(f'a whole number is of kind {kind}')
+        at = 0
+        while at < len(value):
+            x, at = _varint(value, at)
             out.append(x - (x >> 63 << 64))
     return np.array(out, np.int64)
 
@@ -151,13 +153,13 @@ def _floats(data: memoryview) -> np.ndarray:
     parts = []
     for number, kind, value in _fields(data):
         if number != 1: continue
-        if kind not in (_FIXED32, _BYTES) or len(value) % 4: raise ValueError(f'floats of kind {kind} in {value if isinstance(value, int) else len(value)} bytes')
+        if isinstance(value, int) or kind not in (_FIXED32, _BYTES) or len(value) % 4: raise ValueError(f'floats of kind {kind} in {value if isinstance(value, int) else len(value)} bytes')
         parts.append(value)
     return np.frombuffer(b''.join(parts), '<f4')
 
-def _capped(values: Iterable) -> list:
+def _capped(values: Iterable[_T]) -> list[_T]:
     "A list that may not grow beyond all measure."
-    out = []
+    out: list[_T] = []
     for v in values:
         out.append(v)
         if len(out) > _MAX_VALUES: raise ValueError(f'more than {_MAX_VALUES} values')
@@ -165,7 +167,7 @@ def _capped(values: Iterable) -> list:
 
 def _feature(data: memoryview) -> Values:
     "A Feature."
-    kinds = [(number, value) for number, kind, value in _fields(data) if number in (1, 2, 3) and kind == _BYTES]
+    kinds = [(number, value) for number, kind, value in _fields(data) if number in (1, 2, 3) and kind == _BYTES and isinstance(value, memoryview)]
     if len(kinds) != 1: raise ValueError(f'a feature has {len(kinds)} lists of values, expected 1')
     number, value = kinds[0]
     return _capped(_messages(value, 1)) if number == 1 else _floats(value) if number == 2 else _whole_numbers(value)
@@ -206,16 +208,18 @@ def _number(value: int) -> bytes:
 
 def _field(number: int, data: bytes) -> bytes: return _number(number << 3 | _BYTES) + _number(len(data)) + data
 
-def _feature_bytes(value: bytes|str|int|Sequence) -> bytes:
+_Given = bytes|str|int|Sequence[bytes]|Sequence[str]|Sequence[int]  # Of one feature
+
+def _feature_bytes(value: _Given) -> bytes:
     "A Feature of byte strings or whole numbers."
-    values = [value] if isinstance(value, (bytes, str, int, np.integer)) else list(value)
-    if values and isinstance(values[0], (bytes, str)):
-        return _field(1, b''.join(_field(1, v.encode() if isinstance(v, str) else v) for v in values))
+    values: list[bytes|str|int] = [value] if isinstance(value, (bytes, str, int, np.integer)) else [*value]
+    texts = [v.encode() if isinstance(v, str) else v for v in values if isinstance(v, (bytes, str))]
+    if texts and len(texts) == len(values): return _field(1, b''.join(_field(1, t) for t in texts))
     return _field(3, _field(1, b''.join(_number(int(v)) for v in values)))
 
 def sequence_example(
-    context: Mapping[str, bytes|str|int|Sequence],         # Features of the whole
-    lists: Mapping[str, Sequence[bytes|str|int|Sequence]], # Features of each step
+    context: Mapping[str, _Given],         # Features of the whole
+    lists: Mapping[str, Sequence[_Given]], # Features of each step
 ) -> bytes: # The payload of a record
     "Write TensorFlow's `SequenceExample`, of byte strings and whole numbers (SPEC §D.1)."
     def entry(name: str, value: bytes) -> bytes: return _field(1, _field(1, name.encode()) + _field(2, value))
@@ -236,7 +240,7 @@ def parse_video(
 ) -> VideoRecord: # Its content, checked against itself; frames are not decoded
     "The video in a record; raises `ValueError` naming the feature that is missing or does not fit (SPEC §D.1)."
     context, lists = parse_sequence_example(record.payload, record.where)
-    def one(name: str, expected: str) -> int|memoryview:
+    def one(name: str, expected: str) -> Any:
         values = context.get(name)
         if values is None: raise ValueError(f"{record.where}: no feature {name!r} in the context; it has {', '.join(sorted(context)) or 'none'}")
         kind = 'byte string' if isinstance(values, list) else 'whole number' if values.dtype.kind == 'i' else 'float'
@@ -251,14 +255,14 @@ def parse_video(
         if not isinstance(s, list) or len(s) != 1: raise ValueError(f"{where}: step {i} of 'video' is not one byte string")
     for i, s in enumerate(labels or ()):
         if isinstance(s, list) or len(s) != 1 or s.dtype.kind != 'i': raise ValueError(f"{where}: step {i} of 'frame_labels' is not one whole number")
-    if n != len(steps) or labels is not None and n != len(labels):
+    if n != len(steps) or (labels is not None and n != len(labels)):
         raise ValueError(f"{where}: len is {n}, but there are {len(steps)} frames{'' if labels is None else f' and {len(labels)} labels'}")
     return VideoRecord(name, [s[0] for s in steps], None if labels is None else np.array([s[0] for s in labels], np.int64))
 
 def video_payload(
     name: str,                       # Of the video
     jpegs: Sequence[bytes],          # One JPEG file a frame
-    labels: Sequence[int]|None,      # Phase of each frame, or None
+    labels: Sequence[int]|np.ndarray|None, # Phase of each frame, or None
 ) -> bytes: # Payload of a record
     "A video as TCC's preparation writes it."
     lists = dict(video=list(jpegs)) | ({} if labels is None else dict(frame_labels=[int(x) for x in labels]))

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from .align import ALIKE, PHASE_COLORS, Alignment, align, write_side_by_side
 from .clips import Clips, embed_clips, file_of, open_clips
 from .core import Video, check_choice, check_new, replacing
-from .data import _split
+from .data import choose_val
 from .formats import phases_from
 from .phases import read_phases, write_phases_template
 from .player import write_player
@@ -215,7 +215,7 @@ def label_clips(
     got, action = {f.name: f.phases for f in found}, next((v.action for v in clips.videos if v.phases is not None), '')
     videos = tuple(v if v.phases is not None else replace(v, phases=got[v.name], action=v.action or action) for v in clips.videos)
     if all(v.split == 'train' for v in videos):
-        val = _split(clips.names, .2, 0)
+        val = choose_val(clips.names, .2, 0)
         videos = tuple(replace(v, split='val' if v.name in val else 'train') for v in videos)
     return Labelled(replace(clips, videos=videos), found)
 

@@ -1,7 +1,7 @@
 """The clips that the tests train on, and what a folder holds."""
 import numpy as np
 
-from lrprop.video import write_video
+from lrprop.writing import write_video
 
 
 def moving_square(n, speed, shift):

@@ -12,7 +12,8 @@ pytest.importorskip('onnxruntime', reason="the extra 'onnx' is not installed")
 
 from clips import contents, moving_square, write_clips
 from commands import COMMAND, call
-from lrprop.video import VideoFile, write_video
+from lrprop.video import VideoFile
+from lrprop.writing import write_video
 
 
 @pytest.fixture(scope='module')
@@ -39,6 +40,12 @@ def test_run_and_file_embed_alike(world):
         run, file = (np.load(world/f'{by}/{i}.npy') for by in ('by_run', 'by_file'))
         assert file.shape == (len(VideoFile(world/f'clips/{i}.mp4')), 128) and file.dtype == np.float32
         assert np.abs(run - file).max() < 1e-4
+
+
+def test_one_and_two_processes_embed_alike(world):
+    "To the byte, index and all."
+    for jobs in (1, 2): call('embed', world/'clips', '--model', world/'model.onnx', '--out', world/f'jobs{jobs}', '--jobs', jobs)
+    assert contents(world/'jobs1') == contents(world/'jobs2')
 
 
 def test_sigkill_at_any_moment(world):

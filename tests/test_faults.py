@@ -39,7 +39,8 @@ from lrprop.runs import run, write_json
 from lrprop.tables import SETTINGS
 from lrprop.tfrecord import write_records
 from lrprop.trainer import fit
-from lrprop.video import VideoFile, write_video
+from lrprop.video import VideoFile
+from lrprop.writing import write_video
 
 PAGE = 4096  # Bytes that a file takes at least
 

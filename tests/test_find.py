@@ -9,7 +9,7 @@ import pytest
 from clips import moving_square
 from commands import call
 from lrprop.phases import read_phases
-from lrprop.video import write_video
+from lrprop.writing import write_video
 
 N, SPEED = {f'c{i}': 22 + 2*i for i in range(9)}, {f'c{i}': .7 + .08*i for i in range(9)}
 GONE = range(12, 17)  # frames of c4 in which there is no square

@@ -116,20 +116,22 @@ def test_devices_and_choices(name):
 
 
 @of('core', 'check_count')
-@given(st.one_of(st.integers(), st.integers(-2**63, 2**63 - 1).map(np.int64), st.floats(), st.booleans(), st.none(), st.text(max_size=3)), st.integers(-2, 2))
-def test_counts(value, least):
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least:
-        assert core.check_count('n', value, least) == value and type(core.check_count('n', value, least)) is int
-    else: refuses(lambda: core.check_count('n', value, least), f'n is {value!r}')
+@given(st.one_of(st.integers(), st.floats(), st.booleans(), st.text(max_size=3), st.none()), st.integers(-3, 3))
+def test_only_whole_numbers_count(value, least):
+    if type(value) is int and value >= least: assert core.check_count('k', value, least) == value == core.check_count('k', np.int64(value) if abs(value) < 2**63 else value, least)
+    else: refuses(lambda: core.check_count('k', value, least), repr(value))
 
 
 @of('core', 'check_new')
-def test_a_new_file_has_a_folder_and_a_free_name(tmp_path):
-    core.check_new(tmp_path/'new', str(tmp_path/'other'))
-    assert not list(tmp_path.iterdir())
-    (tmp_path/'old').touch()
-    for bad, error in ((tmp_path/'old', FileExistsError), (tmp_path, FileExistsError), (tmp_path/'none/new', FileNotFoundError), (tmp_path/'old/new', FileNotFoundError)):
-        with pytest.raises(error, match=re.escape(f'{bad}: ')): core.check_new(tmp_path/'new', bad)
+@given(st.sampled_from(('', '/', '.', '..', 'new', 'there', 'there/new', 'none/new', 'folder', 'folder/new')))
+def test_nothing_is_overwritten(tmp_path_factory, name):
+    folder = tmp_path_factory.getbasetemp()
+    (folder/'there').write_text('mine')
+    (folder/'folder').mkdir(exist_ok=True)
+    path = folder/name
+    if name in ('new', 'folder/new'): assert core.check_new(path, path) is None
+    else:
+        with pytest.raises((FileExistsError, FileNotFoundError), match=re.escape(f'{path}: ')): core.check_new(folder/'new', path)
 
 
 @of('core', 'NO_SPACE')

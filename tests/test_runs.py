@@ -13,7 +13,8 @@ import pytest
 
 from clips import contents, moving_square, write_clips
 from commands import COMMAND, call
-from lrprop.video import VideoFile, write_video
+from lrprop.video import VideoFile
+from lrprop.writing import write_video
 
 PENN = Path(__file__).parent.parent.parent/'shared/data/penn_action'
 METRICS = {'tau', 'progress', *(f'ap@{k}' for k in (1, 5, 10, 15, 20, 25, 30)), *(f'{c}@{p}' for c in ('svm', 'linear') for p in (5, 10, 25, 50, 75, 100)), 'dtw_accuracy'}

@@ -10,7 +10,8 @@ from clips import contents, moving_square, write_clips
 from commands import call
 from lrprop.experiments import Experiment
 from lrprop.phases import read_phases
-from lrprop.video import VideoFile, write_video
+from lrprop.video import VideoFile
+from lrprop.writing import write_video
 
 FRAMES, SPEEDS = dict(even=40, warped=52, slow=46), dict(even=1., warped=1.5, slow=.7)
 CLOCKS = {name: np.linspace(0, 1, n)**SPEEDS[name] for name, n in FRAMES.items()}

@@ -8,7 +8,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from lrprop.video import VideoFile, write_video
+from lrprop.video import VideoFile
+from lrprop.writing import write_video
 
 README = """Four synchronised views of one balance exercise: 100 frames, 60 a second; frame i of one is frame i of the others.
 Source: the demonstration data of Pose2Sim (https://github.com/perfanalytics/pose2sim), BSD-3-Clause, see LICENSE.

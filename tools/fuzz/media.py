@@ -23,7 +23,9 @@ import numpy as np
 
 from lrprop.core import rng_at
 from lrprop.jpegs import decode_jpeg
-from lrprop.video import SUFFIXES, VideoFile, write_video
+from lrprop.packets import SUFFIXES
+from lrprop.video import VideoFile
+from lrprop.writing import write_video
 
 SECONDS, BYTES = 30, 2**30
 KINDS = (*SUFFIXES, '.jpg')
