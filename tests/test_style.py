@@ -23,7 +23,7 @@ PROGRAMS = {'ruff', 'mypy', 'jupyterlab', 'execnb'}  # run, not imported; execnb
 def read(path): return path.read_text(encoding='utf-8')
 
 
-@pytest.mark.parametrize('words', [('ruff', 'check', *CHECKED), ('mypy',)], ids=lambda words: words[0])
+@pytest.mark.parametrize('words', [('ruff', 'check', '--output-format', 'concise', *CHECKED), ('mypy',)], ids=lambda words: words[0])
 def test_checker_is_silent(words):
     done = subprocess.run([sys.executable, '-m', *words], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
