@@ -52,7 +52,7 @@ def machine() -> dict:
 
 def versions(
     *names: str, # Distributions, as pip names them
-) -> dict[str, str]: # None where one is not installed
+) -> dict[str, str | None]: # None where one is not installed
     "Versions of Python and of distributions."
     def of(name):
         try: return metadata.version(name)
@@ -62,7 +62,7 @@ def versions(
 
 def commit() -> dict:
     "Commit of the tree, and whether the code that is measured, or that measures, differs from it."
-    def git(*args): return subprocess.run(['git', '-C', str(ROOT), *args], capture_output=True, text=True).stdout.strip()
+    def git(*args): return subprocess.run(['git', '-C', str(ROOT), *args], capture_output=True, text=True, check=False).stdout.strip()
     return dict(commit=git('rev-parse', 'HEAD') or None, dirty=bool(git('status', '--porcelain', '--', 'lrprop', 'benchmarks')))
 
 

@@ -7,8 +7,9 @@ python benchmarks/figures.py repairs RUN [RUN …]   # of trained runs: would an
 
 `aligned` needs no more than the encoder; the frames of a figure are rendered where it is drawn.
 """
-import common  # first: it sets the number of threads
+from common import ROOT, versions, write  # first: it sets the number of threads
 
+# isort: split
 import argparse
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import ROOT, versions, write
 from torch import Tensor
 
 from lrprop.align import align

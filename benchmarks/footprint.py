@@ -2,8 +2,9 @@
 import time
 
 BORN = time.perf_counter()
-import common  # first of all that is large: it sets the number of threads
+from common import first_line  # first of all that is large: it sets the number of threads
 
+# isort: split
 import ctypes
 import json
 import os
@@ -12,18 +13,17 @@ import subprocess
 import sys
 import tempfile
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-
-from common import PEERS, first_line
 
 LIMIT_GIB = 6.  # a child that grows past this is ended
 NEXT_MIB = 2048 # a sweep ends when its next point would need more
 
 
-def child(*args: str, env: dict = {}, limit_gib: float = LIMIT_GIB) -> tuple[list[dict], str | None]: # Its lines, and why it ended early
+def child(*args: str, env: dict[str, str] | None = None, limit_gib: float = LIMIT_GIB) -> tuple[list[dict], str | None]: # Its lines, and why it ended early
     "Run this file in a new process and watch how much memory it holds."
     with tempfile.TemporaryFile('w+') as out, tempfile.TemporaryFile('w+') as err:
-        p = subprocess.Popen([sys.executable, __file__, *args], stdout=out, stderr=err, env=os.environ | env, cwd=Path(__file__).parent)
+        p = subprocess.Popen([sys.executable, __file__, *args], stdout=out, stderr=err, env=os.environ | (env or {}), cwd=Path(__file__).parent)
         reason, statm = None, Path(f'/proc/{p.pid}/statm')
         while p.poll() is None:
             time.sleep(.05)
@@ -39,7 +39,7 @@ def child(*args: str, env: dict = {}, limit_gib: float = LIMIT_GIB) -> tuple[lis
 
 
 # ---- memory
-def _status(key: str) -> float: # MiB
+def status_mib(key: str) -> float: # MiB
     "VmRSS or VmHWM of this process."
     line = next(line for line in Path('/proc/self/status').read_text().splitlines() if line.startswith(key))
     return int(line.split()[1])/1024
@@ -49,9 +49,9 @@ def extra(run) -> float: # MiB
     "How far the resident memory rises above where it was while `run` runs (Linux)."
     ctypes.CDLL(None).malloc_trim(0)
     Path('/proc/self/clear_refs').write_text('5') # the high-water mark falls to the present level
-    before = _status('VmRSS')
+    before = status_mib('VmRSS')
     run()
-    return _status('VmHWM') - before
+    return status_mib('VmHWM') - before
 
 
 def measure_memory(name: str, points: list, d: int, gamma: float) -> None:
@@ -110,7 +110,7 @@ def measure_first() -> None:
     mark('soft_dtw of (32, 240, 240)')
     soft_dtw(torch.rand(2, 64, 64, dtype=torch.float64).requires_grad_(), .1).sum().backward()
     mark('soft_dtw in float64')
-    print(json.dumps(dict(zip(names, (round(b - a, 3) for a, b in zip(marks, marks[1:]))))), flush=True)
+    print(json.dumps(dict(zip(names, (round(b - a, 3) for a, b in pairwise(marks))))), flush=True)
 
 
 def compile_times(

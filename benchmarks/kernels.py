@@ -4,8 +4,9 @@ make bench                                       # installs the peers into .benc
 python benchmarks/kernels.py --quick --out /tmp  # a look at everyone, a minute or two
 python benchmarks/kernels.py --device cuda
 """
-import common  # first: it sets the number of threads
+from common import RESULTS, first_line, interleaved, versions, write  # first: it sets the number of threads
 
+# isort: split
 import argparse
 import time
 from dataclasses import asdict, dataclass
@@ -15,14 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import first_line, interleaved, versions, write
-from footprint import compile_times, memory
 from numba import njit
-from peers import CONTESTANTS, install, ours_embs, ours_soft, series, step, why_absent
 from torch import Tensor
 
+from footprint import compile_times, memory
 from lrprop.dtw import cost_matrix
 from lrprop.kernels import soft_cpu
+from peers import CONTESTANTS, install, ours_embs, series, step, why_absent
 
 NAMES = ('lrprop', 'torch', 'numba', 'numpy', 'llvmlite', 'tslearn', *sorted({p.package for p in CONTESTANTS} - {'lrprop', 'torch', 'tslearn'}))
 
@@ -238,7 +238,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--quick', action='store_true', help='few shapes, few rounds')
     p.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
-    p.add_argument('--out', type=Path, default=common.RESULTS, help='folder of the record')
+    p.add_argument('--out', type=Path, default=RESULTS, help='folder of the record')
     args = p.parse_args()
     start, c = time.perf_counter(), QUICK if args.quick else Config()
     failed = install()

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 import triton
 import triton.language as tl
-from kernels import Config, agree, compare, oracle, path_error, split
-from peers import series, step
 
+from kernels import Config, agree, compare, oracle, path_error, split
 from lrprop.dtw import cost_matrix, dtw_path
+from peers import series, step
 
 SHAPES = (*((2**k, 240) for k in range(10)), (1, 1000), (1, 2000)) # (B, T)
 QUICK = ((1, 240), (32, 240), (1, 1000))
@@ -23,7 +23,7 @@ def _chain(out_ptr, n, SOFT: tl.constexpr):
     x = tl.load(out_ptr)
     d = x
     for _ in range(n):
-        if SOFT: x = d - tl.log2(tl.exp2(-x) + 1.0)
+        if SOFT: x = d - tl.log2(tl.exp2(-x) + 1.0)  # noqa: SIM108 - decided when it is compiled
         else: x = x * 0.5 + d
     tl.store(out_ptr, x)
 

@@ -2,8 +2,9 @@
 
 python benchmarks/long.py            # about ten minutes; --small for a look
 """
-import common  # first of all that is large: it sets the number of threads
+from common import first_line, versions, write  # first of all that is large: it sets the number of threads
 
+# isort: split
 import argparse
 import json
 import subprocess
@@ -14,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import first_line, versions, write
-from footprint import _status, extra
+
+from footprint import extra, status_mib
 
 D = 128                                # Width of an embedding
 PLACES = (.2, .5, .8)                  # Where in the video the query is hidden, and
@@ -140,7 +141,7 @@ def timed(run, repeats: int) -> dict:
         times.append(time.perf_counter() - start)
     mib = extra(once)
     for _ in range(repeats - 1): once()
-    return dict(out=box['out'], seconds=float(np.median(times)), samples=times, extra_mib=round(mib, 1), peak_mib=round(_status('VmHWM'), 1))
+    return dict(out=box['out'], seconds=float(np.median(times)), samples=times, extra_mib=round(mib, 1), peak_mib=round(status_mib('VmHWM'), 1))
 
 
 def case_search(name: str, n: int, repeats: int) -> dict:
@@ -177,7 +178,7 @@ def case_embed(name: str, n: int, repeats: int) -> dict:
 
 def child(case: str, name: str, n: int, repeats: int) -> dict:
     "A row of one case."
-    p = subprocess.run([sys.executable, __file__, '--case', case, name, str(n), str(repeats)], capture_output=True, text=True, cwd=Path(__file__).parent)
+    p = subprocess.run([sys.executable, __file__, '--case', case, name, str(n), str(repeats)], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
     lines = [line for line in p.stdout.splitlines() if line.startswith('{')]
     row = dict(case=case, name=name, n=n)
     if not lines: return row | dict(error=first_line((p.stderr.strip().splitlines() or [f'ended with {p.returncode}'])[-1]))

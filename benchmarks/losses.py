@@ -7,8 +7,9 @@ python benchmarks/losses.py --device cuda
 Beside each stands a plain version: the equation in torch under autograd, a clip or a pair at a time without padding, as public code
 has it. It must give the same value and gradient, in float64, before anything is timed.
 """
-import common  # first: it sets the number of threads
+from common import first_line, interleaved, versions, write  # first: it sets the number of threads
 
+# isort: split
 import argparse
 import json
 import subprocess
@@ -19,18 +20,18 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-import losses_plain
 import numpy as np
 import torch
-from common import first_line, interleaved, versions, write
-from footprint import extra
-from peers import step
 
+import losses_plain
+from footprint import extra
 from lrprop.core import Video
-from lrprop.experiments import METHODS, Experiment, make_loss
+from lrprop.experiments import Experiment, make_loss
 from lrprop.losses.tcc import ordered_pairs
+from lrprop.methods import METHODS
 from lrprop.propagation import cross_pairs
 from lrprop.sampling import sample_batch
+from peers import step
 
 
 @dataclass(frozen=True)
@@ -114,10 +115,11 @@ def timed(V: int, T: int, with_plain: bool, device: str, c: Config) -> list[dict
     for method in METHODS:
         batch, (loss, own) = given(method, V, T, device, c), ours(method, device, c)
         for name, f in dict(lrprop=loss, **dict(plain=plain(method, own, c)) if with_plain else {}).items():
+            one = step(lambda z, f=f, rest=batch[1:]: f(z, *rest), batch[0])
             def value(f=f, batch=batch):
                 with torch.no_grad(): f(*batch)
                 sync()
-            def gradient(run=step(lambda z, f=f, rest=batch[1:]: f(z, *rest), batch[0])):
+            def gradient(run=one):
                 run()
                 sync()
             row = rows[method, name] = dict(method=method, name=name, V=V, K=batch[0].shape[1], T=T, **works(method, *batch[0].shape[:2]))
@@ -170,7 +172,7 @@ def memory(device: str, c: Config) -> list[dict]:
     if device == 'cpu' and not Path('/proc/self/clear_refs').exists(): return [dict(method='all', name='all', error='peak memory is measured on Linux only')]
     rows = []
     for method in METHODS:
-        done = subprocess.run([sys.executable, __file__, '--memory', method, '--device', device], capture_output=True, text=True, timeout=300)
+        done = subprocess.run([sys.executable, __file__, '--memory', method, '--device', device], capture_output=True, text=True, timeout=300, check=False)
         lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{')]
         if done.returncode: lines.append(dict(method=method, name='', error=first_line((done.stderr.strip().splitlines() or ['no message'])[-1])))
         rows += lines
@@ -201,7 +203,9 @@ def main() -> None:
     p.add_argument('--memory', help=argparse.SUPPRESS) # what a child measures
     args = p.parse_args()
     start, c = time.perf_counter(), Config(rounds=1) if args.quick else Config()
-    if args.memory: return measure_memory(args.memory, args.device, c)
+    if args.memory:
+        measure_memory(args.memory, args.device, c)
+        return
     rows = [r for V, T in dict.fromkeys((*c.lengths, *c.videos)) for r in timed(V, T, (V, T) in c.lengths, args.device, c)]
     held = {(r['method'], r['name'], r.get('V'), r.get('T')): r for r in memory(args.device, c)}
     for r in rows: r |= held.pop((r['method'], r['name'], r['V'], r['T']), {})

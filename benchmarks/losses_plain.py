@@ -1,12 +1,12 @@
 """Plain versions of the losses for losses.py: the equations in torch under autograd, a clip or a pair at a time without padding, as public code has them."""
 import torch
 import torch.nn.functional as F
-from peers import diagonals_soft, tslearn_path
 
 from lrprop.losses.sal import draw_triplets
 from lrprop.losses.tcc import ordered_pairs
 from lrprop.losses.vava import vava
 from lrprop.propagation import cross_pairs
+from peers import diagonals_soft, tslearn_path
 
 
 # Each with the defaults of the loss; `loss` is the module where it owns weights (SPEC §A and §B).

@@ -14,8 +14,9 @@ from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import PEERS, ROOT, first_line
 from torch import Tensor
+
+from common import PEERS, ROOT, first_line
 
 
 @dataclass(frozen=True)
@@ -250,7 +251,7 @@ def install() -> dict[str, str]: # Requirement -> reason, for those that failed
     failed = {}
     for line in filter(None, (line.split('#')[0].strip() for line in text.splitlines())):
         command = [sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--disable-pip-version-check', '--target', str(PEERS), *shlex.split(line)]
-        done_pip = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        done_pip = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
         if done_pip.returncode == 0: continue
         errors = [e for e in done_pip.stderr.splitlines() if 'error' in e.lower()] or ['pip failed']
         failed[line.split()[0]] = first_line(errors[-1]).removeprefix('ERROR: ')

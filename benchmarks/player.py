@@ -5,8 +5,9 @@ python benchmarks/player.py --small     # videos of 60 frames, to try it; writes
 
 A seek ends when the pictures of all videos are on their canvases; a random one finds few of its pictures decoded. Chromium draws without a GPU.
 """
-from common import ROOT, versions, write # first: it sets the number of threads
+from common import ROOT, versions, write  # first: it sets the number of threads
 
+# isort: split
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,6 @@ import numpy as np
 
 sys.path.insert(0, str(ROOT/'tools'))
 from browser import CHROMIUM, Browser
-
 from lrprop.align import align
 from lrprop.core import Video
 from lrprop.player import write_player
@@ -68,7 +68,7 @@ def main() -> None:
             page = write_player(folder/f'{count}.html', videos[:count], [pair(videos[0], v) for v in videos[1:count]], SIZE, progress=False)
             rows.append({'videos': count, 'frames each': n, **measure(browser, page, n)})
             print({k: round(v, 2) for k, v in rows[-1].items()})
-    chromium = subprocess.run([CHROMIUM, '--version'], capture_output=True, text=True).stdout.strip()
+    chromium = subprocess.run([CHROMIUM, '--version'], capture_output=True, text=True, check=True).stdout.strip()
     record = dict(versions={**versions('numpy', 'pillow'), 'chromium': chromium}, size=SIZE, n_seeks=N_SEEKS, shared='both cores were also training, at low priority', rows=rows)
     if n == 300: write('player', record, start)
 

@@ -5,8 +5,9 @@ python benchmarks/restart.py --small    # a small encoder and short clips, to tr
 
 A step is one of LRProp on features of the built-in backbone's width, with the paper's encoder: sampling, forward, backward, Adam.
 """
-from common import interleaved, versions, write # first: it sets the number of threads
+from common import interleaved, versions, write  # first: it sets the number of threads
 
+# isort: split
 import sys
 import tempfile
 import time

@@ -9,8 +9,9 @@ part; the device's rates of matrix products and of ResNet's convolutions, to see
 beside our way of feeding, that of the released baseline: loader workers that decode the whole video for each sample and change colours picture by picture
 with PIL. All weights are random and the videos built in: times do not depend on them. On a CPU clips are short, and the paper's run is projected from frames/s.
 """
-import common  # first: it sets the number of threads
+from common import quartiles, versions, write  # first: it sets the number of threads
 
+# isort: split
 import argparse
 import os
 import tempfile
@@ -24,7 +25,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.functional as TF
-from common import quartiles, versions, write
 from PIL import ImageFilter
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -244,8 +244,8 @@ def feed_released(c: Config, paths: list[str]) -> dict:
     with clock('decode'): frames = data.decode(0)
     with clock('pictures'): data.views(frames, 0)
     torch.set_num_threads(threads)
-    loader, arrived = DataLoader(data, batch_size=1, num_workers=c.workers, multiprocessing_context='spawn', prefetch_factor=1), []
-    for sample in loader: arrived.append(time.perf_counter())
+    loader = DataLoader(data, batch_size=1, num_workers=c.workers, multiprocessing_context='spawn', prefetch_factor=1)
+    arrived = [time.perf_counter() for _ in loader]
     first = 2*c.workers - 1  # until then the workers were starting
     samples_per_s = (len(arrived) - 1 - first)/(arrived[-1] - arrived[first])
     n_frames = c.n_views*c.feed_T
@@ -257,7 +257,7 @@ def feed_ours(c: Config, device: torch.device, videos: list[Video]) -> dict:
     clock, augment = Clock(device), partial(ssl_augment, size=c.size, compile=c.variants[-1][1])
     for k in range(c.rounds + 2):
         if k == 1: clock.seconds.clear()
-        with clock(str(k)): batch = sample_batch(videos, c.feed_T, c.n_views, rng_at(c.seed, 'feed', k), augment, device)
+        with clock(str(k)): sample_batch(videos, c.feed_T, c.n_views, rng_at(c.seed, 'feed', k), augment, device)
     times = quartiles(list(clock.seconds.values()))
     return dict(T=c.feed_T, batch=times, frames_per_s=c.n_videos*c.n_views*c.feed_T/(sum(times['samples'])/len(times['samples'])))
 

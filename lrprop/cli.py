@@ -182,8 +182,9 @@ def main(
     except Exception as error:
         from lrprop.checkpoint import Terminated
         from lrprop.collapse import CollapseError
+        from lrprop.parallel import WorkerKilled
         from lrprop.reproduce import RunsFailed
-        if not isinstance(error, (ValueError, OSError, FloatingPointError, ModuleNotFoundError, CollapseError, RunsFailed, Terminated)): raise
-        print(f'lrprop: {error}', file=sys.stderr)
+        if not isinstance(error, (ValueError, OSError, FloatingPointError, ModuleNotFoundError, CollapseError, RunsFailed, Terminated, WorkerKilled)): raise
+        print(f'lrprop: {error}' + '. Run the same command again: it goes on'*isinstance(error, WorkerKilled), file=sys.stderr)
         return 143 if isinstance(error, Terminated) else 1
     return 0

@@ -8,6 +8,7 @@ __all__ = ['LEARNING', 'N_EPOCHS', 'LR', 'show_alignment', 'true_match', 'align_
 # %% ../nbs/84_demo.ipynb #3c9c5d33
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,9 +20,10 @@ from .checkpoint import load_encoder
 from .core import Video, pick_device, replacing
 from .data import four_cameras, warped_copy
 from .evaluate import Embed, embed_frozen, embed_trained
-from .experiments import DATASETS, UNTRAINED, Experiment, load_videos
-from .runs import check_folder, claim_folder, record_config, run, scores_table, write_json
+from .experiments import DATASETS, Experiment, load_videos
+from .methods import UNTRAINED
 from .metrics import path_error
+from .runs import check_folder, claim_folder, record_config, run, scores_table, write_json
 from .side_by_side import write_side_by_side
 from .viz import format_scores, plot_aligned_frames, plot_alignment, plot_losses, plot_scores, save_figure
 
@@ -34,7 +36,8 @@ def show_alignment(
     embs: tuple[np.ndarray, np.ndarray], # Embeddings of x and y
     center: bool = False, # Subtract each video's mean embedding first
 ) -> dict[str, float]: # Mean frames from the truth: 'error' of the path, 'straight_line' of stretching y evenly over x
-    "Align two videos of known truth; write the synchronised mp4, the figure and the path."
+    "Align two videos of known truth; write the synchronised mp4, the figure and the path. Raises `ValueError` for a video without `progress`."
+    if x.progress is None or y.progress is None: raise ValueError(f'{x.name}, {y.name}: the true alignment is unknown; valid: videos with progress')
     alignment = align(*embs, center=center, name_x=x.name, name_y=y.name)
     n = np.arange(len(x))
     straight = np.stack([n, np.round(n * (len(y)-1) / (len(x)-1)).astype(int)], 1)
@@ -51,7 +54,7 @@ def true_match(
 ) -> np.ndarray: # (Tx,) frame of y, fractional, at which y's clock first reaches that of each frame of x
     "The true correspondence, for drawing."
     clock, first = np.unique(progress_y, return_index=True)
-    return np.interp(progress_x, clock, first)
+    return np.asarray(np.interp(progress_x, clock, first))
 
 # %% ../nbs/84_demo.ipynb #ee4fda0c
 def align_pouring(
@@ -72,7 +75,7 @@ def align_cameras(
 ) -> dict[str, dict[str, float]]: # Errors of 'warped_copy' and 'other_camera'
     "Align a real clip with a warped, mirrored, recoloured copy of itself, and with such a copy of another camera's view."
     net = load_backbone(backbone, device)
-    def embed(video): return embed_frozen(cached_features(video, net))
+    def embed(video: Video) -> np.ndarray: return embed_frozen(cached_features(video, net))
     view, other, *_ = four_cameras()
     pairs = dict(warped_copy=warped_copy(view, seed), other_camera=warped_copy(other, seed))
     return {name: show_alignment(folder, f'align_{name}', view, y, (embed(view), embed(y)), center=True) for name, y in pairs.items()}
@@ -88,7 +91,7 @@ def demo(
     n_val: int|None = None,       # Validation videos; None = the preset's
     seed: int = 0,                # Of weights, sampling, augmentation and the warp
     device: str = 'auto',         # 'auto', 'cpu', 'cuda', …
-) -> dict: # What `result.json` holds: scores of every row, errors of every alignment
+) -> dict[str, Any]: # What `result.json` holds: scores of every row, errors of every alignment
     "Make the built-in data, train SCL and LRProp, score them beside the untrained rows, align, and save everything."
     device = str(pick_device(device))
     base = Experiment(n_epochs=n_epochs, lr=LR, n_train=n_train, n_val=n_val, seed=seed)

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from scipy.stats import t as student
 
 from .core import check_choice
-from .experiments import UNTRAINED
-from .tables import MISPRINTS, RERUN, Entry, find_record
+from .methods import UNTRAINED
+from .tables import MISPRINTS, RERUN, Entry, Summary, find_record
 from .viz import LINE_COLORS, SMALLER_IS_BETTER, new_figure
 
 # %% ../nbs/83_report.ipynb #4263ae71
@@ -72,7 +72,7 @@ def plot_fall(
     "What falls when validation videos are cut at random, × 100."
     figure, axes, colours = _panels(whole.index, columns)
     for ax, c in zip(axes, columns):
-        x = 100*pd.DataFrame({p: t[c] if c in t else np.nan for p, t in (('whole', whole), ('clip', clip))}, index=whole.index)
+        x = 100*pd.DataFrame({p: t.get(c, np.nan) for p, t in (('whole', whole), ('clip', clip))}, index=whole.index)
         for y, ((start, end), colour) in enumerate(zip(x.to_numpy(float), colours)):
             ax.plot(start, y, 'o', ms=4, color=colour)
             if np.isfinite(start + end): ax.annotate('', (end, y), (start, y), annotation_clip=True, arrowprops=dict(arrowstyle='-|>', color=colour, lw=1.3, shrinkA=0, shrinkB=0, mutation_scale=9, clip_on=True))
@@ -126,10 +126,10 @@ def in_words(
     return 'not run' if compared.difference.isna().all() else f'*{judge(compared)}*: '*(judge(compared) != 'not known') + ', '.join(said)
 
 def leads_markdown(
-    protocols: dict[str, tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]], # Protocol → mean, std, n of `summarise`
-    row: str,               # Whose leads
-    others: Sequence[str],  # Over whom
-    columns: Sequence[str], # Metrics
+    protocols: dict[str, Summary], # Protocol → its summary
+    row: str,                      # Whose leads
+    others: Sequence[str],         # Over whom
+    columns: Sequence[str],        # Metrics
 ) -> str: # Markdown: a line an other, a cell a protocol
     "A row against others: on which metrics it is above, below, or within seed noise."
     lines = [f'| {row} against | ' + ' | '.join(protocols) + ' |', '|:--|' + ':--|'*len(protocols)]
@@ -139,14 +139,14 @@ def leads_markdown(
     return '\n'.join(lines)
 
 def falls_markdown(
-    whole: tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame], # Mean, std, n of `summarise` under the paper's protocol
-    clip: tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame],  # Under the other
-    columns: Sequence[str],                                 # Metrics
+    whole: Summary,         # Under the paper's protocol
+    clip: Summary,          # Under the other
+    columns: Sequence[str], # Metrics
 ) -> str: # Markdown: a line a row, and two sentences
     "What each row loses when videos are cut at random, and whether it stands above the position alone before and after."
     better = pd.Series([-1 if c in SMALLER_IS_BETTER else 1 for c in columns], columns)
     fall = 100 * (clip[0].reindex(columns=columns) - whole[0].reindex(columns=columns)) * better
-    def above(tables, row):
+    def above(tables: Summary, row: str) -> str:
         verdicts = compare(*tables, row, 'time', columns).verdict
         return '—' if row == 'time' or (verdicts == 'unknown').all() else f"{(verdicts == 'above').sum()} of {(verdicts != 'unknown').sum()}"
     shares = [c for c in columns if c not in ('progress', *SMALLER_IS_BETTER)]
@@ -172,8 +172,8 @@ def plot_histories(
     for ax in axes.flat[len(rows):]: ax.set_axis_off()
     for ax, row in zip(axes.flat, rows):
         ax.set_title(row, fontsize=9); ax.grid(alpha=.3); ax.tick_params(labelsize=7); ax.spines[['top', 'right']].set_visible(False)
-        for r, a, losses in runs:
-            if r == row: ax.plot(losses, lw=1, color=LINE_COLORS[actions.index(a) % len(LINE_COLORS)], label=a)
+        for trained, action, losses in runs:
+            if trained == row: ax.plot(losses, lw=1, color=LINE_COLORS[actions.index(action) % len(LINE_COLORS)], label=action)
     if len(actions) > 1:
         handles = {name: h for ax in axes.flat for h, name in zip(*ax.get_legend_handles_labels())}
         figure.legend(handles.values(), handles, loc='outside lower center', ncols=len(handles), fontsize=8, frameon=False)

@@ -10,27 +10,28 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
-from .experiments import UNTRAINED
+from .methods import UNTRAINED
 from .parallel import Failure, each
 from .runs import read_json, run, write_json
-from .tables import Entry, entries, find_record
+from .tables import Entry, check_record, entries
 from .watch import Watch
 
 # %% ../nbs/83_reproduce.ipynb #6f39ef0b
-def _epoch_seconds(record: dict) -> float:
+def _epoch_seconds(record: dict[str, Any]) -> float:
     "Of one epoch of training and its share of the scoring."
-    return sum(record['seconds'].get(k, 0.) for k in ('train', 'score')) / record['config'].get('n_epochs', 1)
+    return sum(float(record['seconds'].get(k, 0.)) for k in ('train', 'score')) / int(record['config'].get('n_epochs', 1))
 
 def estimate(
-    entry: Entry,             # A run to be
-    records: Sequence[dict],  # Of other runs
+    entry: Entry, # A run to be
+    records: Sequence[dict[str, Any]], # Of other runs
 ) -> float|None: # Seconds; None if nothing comparable has been run
     "How long a run may take, from the median of comparable records."
     e = entry.experiment
-    def alike(*keys):
+    def alike(*keys: str) -> list[dict[str, Any]]:
         wanted = dict(method=e.method, action=e.action, dataset=e.dataset, preset=e.preset, finetune=e.finetune)
         return [r for r in records if all(r['config'].get(k, False) == wanted[k] for k in keys) and (r['config']['method'] in UNTRAINED) == (e.method in UNTRAINED)]
     for keys in (('method', 'action'), ('method',), ('action',), ()):
@@ -41,10 +42,11 @@ def plan(
     found: Sequence[Entry],  # Of a table
     results: Path,           # The folder of results
 ) -> tuple[list[tuple[Entry, float|None]], int]: # What is missing with its estimate, cheapest first; how many have a record
-    "What of a table is still to be run; raises `ValueError` for a file of another run, as `find_record`."
-    there = [(e, find_record(e, results)) for e in found]
-    records = [read_json(f) for data in {e.data for e in found} for f in sorted((results/data).rglob('*.json'))]
-    missing = [(e, estimate(e, records)) for e, r in there if not r]
+    "What of a table is still to be run; raises `ValueError` for a file of another run, as `find_record`, or damaged."
+    records = {f: read_json(f) for data in {e.data for e in found} for f in sorted((results/data).rglob('*.json'))}
+    for e in found:
+        if (file := results/e.file) in records: check_record(e, records[file], file)
+    missing = [(e, estimate(e, [*records.values()])) for e in found if results/e.file not in records]
     return sorted(missing, key=lambda m: (m[1] is None, m[1])), len(found) - len(missing)
 
 def describe_plan(
@@ -53,7 +55,7 @@ def describe_plan(
     n_jobs: int = 1, # Processes
 ) -> str:
     "What will be run and how long it may take."
-    def span(s): return 'unknown' if s is None else f'{s:.0f} s' if s < 100 else f'{s/60:.0f} min' if s < 6000 else f'{s/3600:.1f} h'
+    def span(s: float|None) -> str: return 'unknown' if s is None else f'{s:.0f} s' if s < 100 else f'{s/60:.0f} min' if s < 6000 else f'{s/3600:.1f} h'
     known = [s for _, s in missing if s is not None]
     lines = [f'{n_done} of {n_done + len(missing)} runs have a record'] + [f'  {e.name:60s} {span(s)}' for e, s in missing]
     if known: lines.append(f'estimated: {span(sum(known))} of one process' + f', {span(sum(known)/n_jobs)} of {n_jobs}'*(n_jobs > 1) + f'; {len(missing) - len(known)} of unknown length'*(len(known) < len(missing)))
@@ -89,12 +91,12 @@ def reproduce(
     device: str = 'auto',               # auto, cpu, cuda, …
     dry_run: bool = False,              # Only say what would be run
 ) -> list[str]: # Names of the runs that were done now
-    "Run what a table lacks, cheapest first; raises `ValueError` as `entries` and `find_record`, `RunsFailed` that lists which did and why."
+    "Run what a table lacks, cheapest first; raises `ValueError` as `entries` and `plan`, `RunsFailed` that lists which did and why, `WorkerKilled`, after which the same call goes on."
     missing, n_done = plan(entries(table, data, methods, actions, seeds, root), Path(results))
     print(describe_plan(missing, n_done, max(n_jobs, 1)))
     if dry_run or not missing: return []
     one = partial(_run_one, results=Path(results).resolve(), runs=Path(runs).resolve(), device=device)
     outcomes = list(each(one, list(enumerate(e for e, _ in missing)), n_jobs, cluster, on_error='skip', desc=f'reproduce {table}'))
     if failures := [o for o in outcomes if isinstance(o, Failure)]:
-        raise RunsFailed(f'{len(failures)} of {len(missing)} runs failed; the others are in {results}:\n' + '\n'.join(f'{f.item[1].name}: {f.error}' for f in failures))
-    return outcomes
+        raise RunsFailed(f'{len(failures)} of {len(missing)} runs failed; the others are in {results}:\n' + '\n'.join(f.error for f in failures))
+    return [name for name in outcomes if not isinstance(name, Failure)]

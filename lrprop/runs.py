@@ -18,7 +18,9 @@ from dataclasses import asdict, fields
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
@@ -32,16 +34,17 @@ from .core import Video, pick_device, replacing, seed_torch_at
 from .distributed import joined, n_processes, on_first, rank
 from .encoder import Encoder
 from .evaluate import Embed, embed_chance, embed_trained, evaluate_actions, evaluate_protocols, mean_scores, random_parts
+from .experiments import DATASETS, FINETUNED, Experiment, Resolved, check_loss, check_runnable, load_videos, make_loss, resolve, stride_of
+from .methods import UNTRAINED
 from .sampling import Augment
 from .store import store_videos
 from .trainer import fit, replay
 from .watch import Watch, check_tracker, tracker
-from .experiments import DATASETS, FINETUNED, UNTRAINED, Experiment, check_loss, check_runnable, load_videos, make_loss, resolve, stride_of
 
 # %% ../nbs/81_runs.ipynb #71f67e37
 def write_json(
-    path: Path,  # Where; its folder is made
-    record: dict, # Anything JSON can hold
+    path: Path,             # Where; its folder is made
+    record: dict[str, Any], # Anything JSON can hold
 ) -> None:
     "Write a JSON file under a temporary name, then rename it."
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,10 +52,11 @@ def write_json(
 
 def read_json(
     path: Path, # A file written by `write_json`
-) -> dict: # What it holds
+) -> dict[str, Any]: # What it holds
     "Read a record; raises `ValueError` naming the file if it is damaged."
-    try: return json.loads(path.read_text(encoding='utf-8'))
+    try: record: dict[str, Any] = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as e: raise ValueError(f'{path} is damaged ({e}); delete it, or choose another folder') from None
+    return record
 
 def _git(*arguments: str) -> str|None:
     "Output of a git command in the folder of the package; None where it fails."
@@ -61,7 +65,7 @@ def _git(*arguments: str) -> str|None:
 
 def provenance(
     device: torch.device|str, # Where the run computed
-) -> dict: # commit, versions, device
+) -> dict[str, Any]: # commit, versions, device
     "What made a result: the commit (with '+' if the code differs from it), versions, device."
     ours = _git('ls-files', '--error-unmatch', 'experiments.py') is not None  # else a checkout that merely surrounds the package
     commit, changed = (_git('rev-parse', 'HEAD'), _git('status', '--porcelain', '--', '*.py')) if ours else (None, None)
@@ -72,7 +76,7 @@ def provenance(
 
 def record_config(
     experiment: Experiment, # Resolved or not
-) -> dict: # Every field but where data and weights lie
+) -> dict[str, Any]: # Every field but where data and weights lie
     "The configuration of a run as it is recorded and compared, of training on images only what is no default; what lies there shows in `data_hash`, the reading of Table 5 in the weights."
     config = asdict(resolve(experiment))
     for name in ('root', 'weights', 'table5'): config.pop(name)
@@ -82,29 +86,29 @@ def record_config(
 
 # %% ../nbs/81_runs.ipynb #fb5377f5
 def claim_folder(
-    folder: Path, # The run's folder; made if absent
-    config: dict, # What the run is
+    folder: Path,           # The run's folder; made if absent
+    config: dict[str, Any], # What the run is
 ) -> None:
     "Mark a folder as belonging to a configuration; raises `ValueError` with the difference if it belongs to another."
     check_folder(folder, config)
     if not (folder/'config.json').exists(): write_json(folder/'config.json', config)
 
 def check_folder(
-    folder: Path, # The run's folder, or one that does not exist yet
-    config: dict, # What is known of the run so far
+    folder: Path,           # The run's folder, or one that does not exist yet
+    config: dict[str, Any], # What is known of the run so far
 ) -> None:
     "Raise a `ValueError` with the difference if a folder belongs to another run; writes nothing."
     path = folder/'config.json'
     if path.exists(): check_same_config(path, {k: v for k, v in read_json(path).items() if k in config}, config)
     elif folder.exists() and any(folder.iterdir()): raise ValueError(f'{folder} is not empty and holds no run; choose another folder')
 
-def _make_encoder(e: Experiment, videos: Sequence[Video]) -> Encoder:
+def _make_encoder(e: Resolved, videos: Sequence[Video]) -> Encoder:
     "The encoder of an experiment, with a backbone if that is trained."
-    if not e.finetune: return Encoder(in_dim=videos[0].frames.shape[1], n_frames=e.n_frames, depth=e.depth)
+    if not e.finetune: return Encoder(in_dim=videos[0].frames[np.array([0])].shape[1], n_frames=e.n_frames, depth=e.depth)
     backbone = PaperBackbone(e.weights or FINETUNED[e.backbone], e.seed, compile='inductor' if e.compile else None)
     return Encoder(in_dim=backbone.dim, n_frames=e.n_frames, depth=e.depth, backbone=backbone)
 
-def _make_augment(e: Experiment) -> Augment|None:
+def _make_augment(e: Resolved) -> Augment|None:
     "What is augmented at every step: images, or joints."
     if e.finetune: return augmentation(e.augment, size=e.image_size, compile='inductor' if e.compile else None)
     return augmentation(e.augment, kind) if (kind := DATASETS[e.dataset].augment) else None
@@ -121,10 +125,10 @@ def train(
     experiment: Experiment,     # A method that learns
     videos: Sequence[Video],    # As `load_videos` gives them
     folder: Path,               # Holds the checkpoint; a stopped run goes on from it
-    config: dict,               # What the checkpoint must belong to
+    config: dict[str, Any],     # What the checkpoint must belong to
     device: torch.device|str = 'cpu', # Where to compute
     watch: Watch = Watch(),     # How it is followed and kept
-) -> tuple[Encoder, list[dict]]: # The trained encoder; one record an epoch
+) -> tuple[Encoder, list[dict[str, Any]]]: # The trained encoder; one record an epoch
     "Train the encoder of an experiment."
     e = resolve(experiment)
     seed_torch_at(e.seed, 'weights')
@@ -133,7 +137,7 @@ def train(
     if isinstance(loss, nn.Module): loss.to(device)
     n_frames = e.n_frames//2 if e.sampler == 'positive_pairs' else e.n_frames  # anchors: all methods see as many frames
     sampling = dict(sampler=e.sampler) | (dict(block_base=e.block_base) if e.sampler == 'time_augment' else {})
-    def score(encoder): return _scores(evaluate_actions(embedder(e, encoder), videos, label='score', stride=stride_of(e)), videos)['scores']
+    def score(encoder: Encoder) -> dict[str, float]: return mean_scores(list(evaluate_actions(embedder(e, encoder), videos, label='score', stride=stride_of(e)).values()))
     seen = [v for v in videos if v.split == 'train']
     if e.finetune or torch.device(device).type == 'cuda': seen = store_videos(seen, device, e.image_size if e.finetune else None)
     with tracker(watch.track if rank() == 0 else 'none', folder, config) as log, deterministic(watch.deterministic):
@@ -144,7 +148,7 @@ def train(
     return encoder, history
 
 def experiment_of(
-    config: dict, # Of a record, a checkpoint, or a run folder's config.json
+    config: dict[str, Any], # Of a record, a checkpoint, or a run folder's config.json
 ) -> Experiment: # Without what is not recorded: where data and weights lie
     "The experiment that a configuration is of; what it lacks is as by default."
     return Experiment(**{f.name: config[f.name] for f in fields(Experiment) if f.name in config})
@@ -157,14 +161,14 @@ def replay_run(
     experiment = experiment_of(load_tensors(path)['config'])
     return replay(path, make_loss(experiment), PaperBackbone() if experiment.finetune else None, device)
 
-def _scores(rows: dict[str, dict[str, float]], videos: Sequence[Video]) -> dict[str, dict]:
+def _scores(rows: dict[str, dict[str, float]], videos: Sequence[Video]) -> dict[str, Any]:
     "What a record says of scores: those of the one action, or the means and those of each."
     if len({v.action for v in videos}) == 1: return dict(scores=next(iter(rows.values())))
     return dict(scores=mean_scores(list(rows.values())), by_action=rows)
 
 SCORING = 2  # Counts up when records get other scores; 2: the protocol random clip, and every column of the paper
 
-def _scored(experiment: Experiment, embed: Embed, videos: Sequence[Video]) -> dict:
+def _scored(experiment: Experiment, embed: Embed, videos: Sequence[Video]) -> dict[str, Any]:
     "What a record says of scores, under both protocols, and of the code that scored."
     protocols = {f'score {experiment.method}': None, f'random clip {experiment.method}': random_parts(videos)}
     whole, clip = evaluate_protocols(embed, videos, protocols, stride=stride_of(experiment)).values()
@@ -179,8 +183,8 @@ def _embed_of(experiment: Experiment, folder: Path, device: torch.device|str) ->
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     "Hold a run's folder, by a lock beside it that ends with the process; raises `ValueError` if another process holds it."
-    held = []
-    def hold():
+    held: list[FileLock] = []
+    def hold() -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         held.append(FileLock(folder.with_name(f'.{folder.name}.lock'), timeout=0))
         try: held[0].acquire()
@@ -197,12 +201,12 @@ def run(
     videos: Sequence[Video]|None = None, # As `load_videos` gives them, if already at hand
     device: str = 'auto',               # 'auto', 'cpu', 'cuda', …
     watch: Watch = Watch(),             # How training is followed and kept
-) -> dict: # The record: config, provenance, seconds, scores and random_clip (the other protocol), scoring, history; of several actions, scores are the means, and by_action has those of each
+) -> dict[str, Any]: # The record: config, provenance, seconds, scores and random_clip (the other protocol), scoring, history; of several actions, scores are the means, and by_action has those of each
     "Run one experiment: train if there is something to train, score every action by itself, whole and cut at random, record. A finished run is read, not run again."
     with _alone(folder): return _run(experiment, folder, videos, pick_device(device), watch)
 
-def _run(experiment: Experiment, folder: Path, videos: Sequence[Video]|None, device: torch.device, watch: Watch) -> dict:
-    started, history = time.monotonic(), []
+def _run(experiment: Experiment, folder: Path, videos: Sequence[Video]|None, device: torch.device, watch: Watch) -> dict[str, Any]:
+    started, history = time.monotonic(), list[dict[str, Any]]()
     on_first(check_folder, folder, record_config(experiment))
     check_tracker(watch.track)
     check_loss(experiment)
@@ -211,7 +215,7 @@ def _run(experiment: Experiment, folder: Path, videos: Sequence[Video]|None, dev
     config = record_config(experiment) | dict(data=on_first(data_hash, videos))
     if experiment.finetune and experiment.weights: config['weights_hash'] = hashlib.sha256(Path(experiment.weights).read_bytes()).hexdigest()[:16]
     on_first(claim_folder, folder, config)
-    if on_first((folder/'result.json').exists): result = on_first(read_json, folder/'result.json')
+    if on_first((folder/'result.json').exists): result: dict[str, Any] = on_first(read_json, folder/'result.json')
     else:
         seconds = dict(data=time.monotonic() - started)
         if experiment.method not in UNTRAINED:
@@ -233,13 +237,13 @@ def _in_order(rows: dict[str, dict[str, float]]) -> pd.DataFrame:
     return table[[c for c in COLUMNS if c in table]]
 
 def scores_table(
-    results: Sequence[dict], # Records as `run` returns them, one a method
+    results: Sequence[dict[str, Any]], # Records as `run` returns them, one a method
 ) -> pd.DataFrame: # Rows methods, columns metrics present, fractions
     "One row a method, in the order given."
     return _in_order({r['config']['method']: r['scores'] for r in results})
 
 def actions_table(
-    result: dict, # A record as `run` returns it
+    result: dict[str, Any], # A record as `run` returns it
 ) -> pd.DataFrame: # Rows actions, then their mean; columns metrics present, fractions
     "One row an action; of a run of one action, that row alone, under the name of its method."
     rows = result.get('by_action')

@@ -1,8 +1,13 @@
-"""The command line, called as a test calls it."""
+"""The command line, called as a test calls it, and as a shell finds it."""
 import contextlib
 import io
+import sys
+from pathlib import Path
 
 from lrprop.cli import main
+
+BIN = Path(sys.executable).parent
+COMMAND = str(BIN/'lrprop')
 
 
 def call(*words, status=0):

@@ -12,6 +12,8 @@ import pytest
 import torch
 from torchvision.models.resnet import Bottleneck, ResNet
 
+from clips import write_clips
+from commands import BIN, COMMAND
 from lrprop.augment import ssl_augment
 from lrprop.backbone import PaperBackbone
 from lrprop.core import Video, seed_torch_at
@@ -21,7 +23,6 @@ from lrprop.losses.sal import SAL
 from lrprop.store import store_videos
 from lrprop.trainer import fit
 
-BIN = Path(sys.executable).parent
 LOSSES = dict(lrprop=(lambda: lrprop, 'projection'), sal=(lambda: SAL(16).double(), 'raw'))
 
 
@@ -57,7 +58,7 @@ def torchrun(*words): return [str(w) for w in (BIN/'torchrun', '--standalone', '
 
 def launch(command, fails=False, **settings):
     "Run a launcher; what it printed, and said."
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment(), **settings)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment(), check=False, **settings)
     assert (done.returncode != 0) == fails, done.stdout + done.stderr
     return done.stdout, done.stderr
 
@@ -191,20 +192,14 @@ def test_launchers_of_accelerate(tmp_path, launcher):
     assert largest_difference(tmp_path/'alone.pt', tmp_path/'two.pt') < 1e-9
 
 
-def test_the_command_line_on_two_processes(tmp_path):
+def test_the_command_line_on_two_processes(tmp_path, monkeypatch):
     "Features are computed in shares, one record is written, and it is that of one process."
-    from clips import moving_square
-
-    from lrprop.writing import write_video
-    (tmp_path/'clips').mkdir()
-    for i in range(8): write_video(tmp_path/f'clips/{i}.mp4', moving_square(16 + 2*i, .6 + .2*i, i))
+    write_clips(tmp_path/'clips')
     words = ('train', '--dataset', 'folder', '--root', tmp_path/'clips', '--n-frames', 12, '--n-epochs', 2, '--device', 'cpu', '--out')
     def go(*command): return launch([str(w) for w in command], cwd=tmp_path)[0]
-    os.environ['LRPROP_CACHE'] = str(tmp_path/'cache')
-    try:
-        out = go(*torchrun('--no-python', BIN/'lrprop', *words, tmp_path/'two'))
-        go(BIN/'lrprop', *words, tmp_path/'one')
-    finally: del os.environ['LRPROP_CACHE']
+    monkeypatch.setenv('LRPROP_CACHE', str(tmp_path/'cache'))
+    out = go(*torchrun('--no-python', COMMAND, *words, tmp_path/'two'))
+    go(COMMAND, *words, tmp_path/'one')
     assert out.count('everything is in') == 1
     one, two = (json.loads((tmp_path/f'{n}/result.json').read_text()) for n in ('one', 'two'))
     assert two['device'].startswith('2 × cpu') and one['config'] == two['config']

@@ -3,6 +3,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,12 +19,14 @@ import pytest
 import torch
 from torch import nn
 
+from clips import contents
+from commands import call
 from lrprop.align import Alignment
 from lrprop.backbone import Backbone
 from lrprop.cache import cached_features, make_room, write_entry
 from lrprop.checkpoint import DamagedFile, previous_checkpoint, save_encoder, save_tensors
 from lrprop.core import Video, rng_at, seed_torch_at
-from lrprop.dataset import INDEX, load_prepared
+from lrprop.dataset import load_prepared
 from lrprop.embed import Model, embed_folder
 from lrprop.encoder import Encoder
 from lrprop.experiments import Experiment
@@ -33,6 +36,7 @@ from lrprop.losses.scl import scl
 from lrprop.player import write_player
 from lrprop.prepare import prepare
 from lrprop.runs import run, write_json
+from lrprop.tables import SETTINGS
 from lrprop.tfrecord import write_records
 from lrprop.trainer import fit
 from lrprop.video import VideoFile
@@ -46,7 +50,7 @@ def disk(tmp_path):
     "A disk of 4 MB."
     folder = tmp_path/'disk'
     folder.mkdir()
-    done = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', str(folder)], capture_output=True, text=True) if shutil.which('mount') else None
+    done = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', str(folder)], capture_output=True, text=True, check=False) if shutil.which('mount') else None
     if done is None or done.returncode: pytest.skip(f'no right to mount a small disk ({done.stderr.strip() if done else "no mount command"})')
     yield folder
     subprocess.run(['umount', str(folder)], check=True)
@@ -79,7 +83,6 @@ def embs_of(video):
 
 MODEL = Model(embs_of, 16, dict(sha256='0'*64, backbone='none', backbone_sha256=None, center=False, emb_dim=3))
 def embed(folder, out, **more): return embed_folder(folder, MODEL, out, progress=False, **more)
-def contents(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(Path(folder).rglob('*')) if p.is_file()}
 def left_over(folder): return [p.name for p in Path(folder).rglob('.*') if p.is_file() and p.suffix != '.lock']
 
 
@@ -118,7 +121,7 @@ def test_full_disk_while_training(disk, tmp_path):
     train(tmp_path/'straight.pt')
     train(disk/'run.pt', 1)
     before, filler = (disk/'run.pt').read_bytes(), fill(disk)
-    with pytest.raises(OSError, match='No space left on device.*run.pt'): train(disk/'run.pt')
+    with pytest.raises(OSError, match=r'No space left on device.*run\.pt'): train(disk/'run.pt')
     assert (disk/'run.pt').read_bytes() == before and not left_over(disk)
     filler.unlink()
     train(disk/'run.pt')
@@ -151,9 +154,9 @@ def test_read_only_output(disk, tmp_path):
     "An error that names the place, and nothing is left."
     write_folder_fixture(tmp_path/'clips', 6)
     subprocess.run(['mount', '-o', 'remount,ro', str(disk)], check=True)
-    for call in (*(partial(write, disk/name) for name, write in WRITERS.items()), lambda: embed(tmp_path/'clips', disk/'embs'), lambda: prepare('folder', tmp_path/'clips', disk, progress=False),
+    for write_there in (*(partial(write, disk/name) for name, write in WRITERS.items()), lambda: embed(tmp_path/'clips', disk/'embs'), lambda: prepare('folder', tmp_path/'clips', disk, progress=False),
                  lambda: train(disk/'run.pt'), lambda: run(Experiment('time', dataset='folder', root=str(tmp_path/'clips'), n_frames=8), disk/'run', device='cpu')):
-        with pytest.raises(OSError, match='Read-only file system') as caught: call()
+        with pytest.raises(OSError, match='Read-only file system') as caught: write_there()
         assert str(disk) in str(caught.value)
     assert list(disk.iterdir()) == []
 
@@ -168,7 +171,7 @@ def test_vanished_input(tmp_path):
     for path, read in ((root/'videos/clip1.mp4', lambda: videos[1].frames[[0]]), (tmp_path/'clips/clip0.mp4', lambda: opened[[0]]), (tmp_path/'a.zip', lambda: archive[[0]])):
         path.unlink()
         with pytest.raises(FileNotFoundError, match=path.name): read()
-    with pytest.raises(FileNotFoundError, match='clip1.mp4: no such file, though the index lists it'): load_prepared(root)
+    with pytest.raises(FileNotFoundError, match=r'clip1\.mp4: no such file, though the index lists it'): load_prepared(root)
     done = embed(root, tmp_path/'embs', on_error='skip')
     assert done.n_videos == 3 and 'clip1.mp4: no such file' in done.left_out[0].error and set(contents(tmp_path/'embs')) == {'clip0.npy', 'clip2.npy', 'clip3.npy', 'index.json', 'embeddings.png'}
     shutil.rmtree(root)
@@ -183,9 +186,9 @@ def test_changed_input(tmp_path):
     data = bytearray(path.read_bytes())
     data[-20] ^= 1
     path.write_bytes(data)
-    with pytest.raises(ValueError, match='clip0.mp4: has SHA-256'): load_prepared(root, verify=True)
+    with pytest.raises(ValueError, match=r'clip0\.mp4: has SHA-256'): load_prepared(root, verify=True)
     path.write_bytes(data[:-1])
-    with pytest.raises(ValueError, match='clip0.mp4: has .* bytes, the index says'): load_prepared(root)
+    with pytest.raises(ValueError, match=r'clip0\.mp4: has .* bytes, the index says'): load_prepared(root)
 
 
 class Means(nn.Module):
@@ -232,7 +235,7 @@ def test_damaged_record(tmp_path):
     e = Experiment('time', dataset='folder', root=str(tmp_path/'clips'), n_frames=8)
     record = run(e, tmp_path/'run', device='cpu')
     (tmp_path/'run/result.json').write_text(json.dumps(record)[:-20])
-    with pytest.raises(ValueError, match='result.json is damaged'): run(e, tmp_path/'run', device='cpu')
+    with pytest.raises(ValueError, match=r'result\.json is damaged'): run(e, tmp_path/'run', device='cpu')
     (tmp_path/'run/result.json').unlink()
     assert run(e, tmp_path/'run', device='cpu')['scores'] == record['scores']
 
@@ -260,12 +263,12 @@ def test_two_runs_on_one_folder(tmp_path):
     (tmp_path/'root/folder').mkdir(parents=True)
     calls = {('lrprop.runs', tmp_path/'run'): lambda: run(Experiment('time', dataset='folder', root=str(tmp_path/'clips'), n_frames=8), tmp_path/'run', device='cpu'),
              ('lrprop.prepare', tmp_path/'root/folder'): lambda: prepare('folder', tmp_path/'clips', tmp_path/'root', progress=False)}
-    for (module, folder), call in calls.items():
+    for (module, folder), begin in calls.items():
         holder = holding(module, folder)
         try:
-            with pytest.raises(ValueError, match='another process is'): call()
+            with pytest.raises(ValueError, match='another process is'): begin()
         finally: holder.send_signal(signal.SIGKILL); holder.wait()
-        call()
+        begin()
 
 
 def test_two_embeddings_of_one_folder(tmp_path):
@@ -280,13 +283,11 @@ def test_two_embeddings_of_one_folder(tmp_path):
 
 
 def test_a_worker_killed_in_reproduce(tmp_path, monkeypatch):
-    "The error names the runs that were under way; the same call goes on, and the records have the scores of an undisturbed one."
-    from lrprop.reproduce import reproduce
-    from lrprop.tables import SETTINGS
+    "One line names the runs that were under way and what to do; the same command goes on, and the records have the scores of an undisturbed one."
     monkeypatch.setitem(SETTINGS, 'synthetic', dict(n_epochs=1, n_train=2, n_val=2, n_frames=8, depth=1, n_variants=0))
     monkeypatch.setenv('LRPROP_CACHE', str(tmp_path/'cache'))
-    do = lambda name, n_jobs=1: reproduce('table1', methods=['time', 'chance'], seeds=1, results=tmp_path/name/'results', runs=tmp_path/name/'runs', device='cpu', n_jobs=n_jobs)
-    do('straight')
+    def do(name, jobs, status=0): return call('reproduce', 'table1', '--methods', 'time', 'chance', '--seeds', 1, '--results', tmp_path/name/'results', '--runs', tmp_path/name/'runs', '--device', 'cpu', '--jobs', jobs, status=status)
+    do('straight', 1)
     def kill():
         while not list(tmp_path.glob('killed/runs/.*.lock')): time.sleep(.001)
         for p in Path('/proc').glob('[0-9]*'):
@@ -294,10 +295,11 @@ def test_a_worker_killed_in_reproduce(tmp_path, monkeypatch):
                 if f'PPid:\t{os.getpid()}\n' in (p/'status').read_text() and b'loky' in (p/'cmdline').read_bytes() and b'resource_tracker' not in (p/'cmdline').read_bytes(): os.kill(int(p.name), signal.SIGKILL)
     killer = threading.Thread(target=kill)
     killer.start()
-    with pytest.raises(RuntimeError, match='a worker process was killed.*synthetic-pouring-'): do('killed', 2)
+    said = do('killed', 2, status=1)
     killer.join()
+    assert re.fullmatch(r'lrprop: a worker process was killed, .* under way: .*synthetic-pouring-.*\. Run the same command again: it goes on', said), said
     do('killed', 2)
-    scores = lambda name: {p.name: json.loads(p.read_text())['scores'] for p in (tmp_path/name/'results').rglob('*.json')}
+    def scores(name): return {p.name: json.loads(p.read_text())['scores'] for p in (tmp_path/name/'results').rglob('*.json')}
     assert len(scores('killed')) == 2 and scores('killed') == scores('straight') and not left_over(tmp_path/'killed')
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from readers import READERS
 
 from lrprop.align import Alignment
 from lrprop.checkpoint import DamagedFile, load_checkpoint, load_encoder, load_tensors, resume_checkpoint
@@ -55,7 +56,7 @@ def with_row(folder, copy, **changed):
 def test_no_row_of_an_index_leads_out(prepared, tmp_path, changed):
     copy = with_row(prepared, tmp_path/'copy', **changed)
     for reads in (lambda: list(read_index(copy)), lambda: load_prepared(copy)):
-        with pytest.raises(ValueError, match='index.jsonl, line 2'): reads()
+        with pytest.raises(ValueError, match=r'index\.jsonl, line 2'): reads()
 
 
 @pytest.mark.parametrize('link', ['videos/clip0.mp4', 'videos'])
@@ -70,19 +71,19 @@ def test_no_link_of_a_prepared_folder_leads_out(prepared, tmp_path, link):
 def test_no_table_of_phases_leads_out(tmp_path, name):
     write_folder_fixture(tmp_path/'clips', 3, labelled=False)
     (tmp_path/'clips/phases.csv').write_text(f'{HEAD}{name},wave,train,12,0 4 8\n')
-    with pytest.raises(ValueError, match='phases.csv, line 2'): list(find_folder(tmp_path/'clips'))
+    with pytest.raises(ValueError, match=r'phases\.csv, line 2'): list(find_folder(tmp_path/'clips'))
 
 
 @pytest.mark.parametrize('name', ['../x', '/tmp/x', '..', 'a/b', 'a\0', 'con:1', ' x', 'x' * 300, '?'])
 def test_no_record_is_called_what_leads_out(tmp_path, name):
-    from lrprop.tfrecord import video_payload, write_records
     from lrprop.formats import to_jpeg
+    from lrprop.tfrecord import video_payload, write_records
     folder = write_pouring_fixture(tmp_path/'source', 2, 1)
     jpeg = to_jpeg(np.zeros((8, 8, 3), 'uint8'))
     write_records(folder/'pouring_val-0-of-1.tfrecord', [video_payload(name, [jpeg]*3, [0, 0, 0])])
     entry = list(find_pouring(folder))[-1]
     with pytest.raises(ValueError, match='record 1 at byte 0'): entry.read()
-    with pytest.raises(ValueError): prepare('pouring', folder, tmp_path/'root', progress=False)
+    with pytest.raises(ValueError, match='record 1 at byte 0'): prepare('pouring', folder, tmp_path/'root', progress=False)
     assert not list(tmp_path.rglob('x*')) and not (tmp_path/'root/pouring'/INDEX).exists()
 
 
@@ -137,7 +138,7 @@ def test_onnx_metadata_are_data(tmp_path):
     assert read_info(path).in_dim == 4
     for key, value in (('in_dim', '-1'), ('in_dim', '1e9'), ('in_dim', 'NaN'), ('in_dim', '"4"'), ('in_dim', '__import__("os")'), ('takes', '"../x"'), ('center', '1'), ('version', '99'), ('__class__', '1'), ('emb_dim', 'null'), ('max_chunk', '0'), ('mean', '['*100_000)):
         write(good | {key: value})
-        with pytest.raises(ValueError, match='model.onnx'): read_info(path)
+        with pytest.raises(ValueError, match=r'model\.onnx'): read_info(path)
     outside = onnx.TensorProto(name='w', data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
     outside.external_data.add(key='location', value='../../etc/passwd')
     write(good, [outside])
@@ -179,7 +180,7 @@ def test_mutated_records(tmp_path):
     write_pouring_fixture(tmp_path, 2, 1)
     path = tmp_path/'pouring_val-0-of-1.tfrecord'
     payload = next(read_records(path)).payload
-    for i, data in enumerate(mutants(path.read_bytes(), 100, 'file')):
+    for data in mutants(path.read_bytes(), 100, 'file'):
         path.write_bytes(data)
         try: [parse_video(r) for r in read_records(path)]
         except ValueError as e: assert str(path) in str(e)
@@ -215,24 +216,22 @@ def test_mutated_checkpoints(tmp_path):
     state = dict(config={}, encoder_config=encoder.config, encoder=encoder.state_dict())
     save_tensors(tmp_path/'a.pt', state)
     save_encoder(tmp_path/'a.safetensors', encoder)
+    def shapes(encoder): return {k: v.shape for k, v in encoder.state_dict().items()}
     for name in ('a.pt', 'a.safetensors'):
         path, data = tmp_path/name, (tmp_path/name).read_bytes()
         for mutant in mutants(data, 60, name):
             path.write_bytes(mutant)
             try: again = load_encoder(path)
             except (ValueError, FileNotFoundError) as e: assert name in str(e)
-            else: assert mutant == data or name == 'a.safetensors'  # which has no checksum of its weights: a number may be another, not of another shape
+            else: assert mutant == data or (name == 'a.safetensors' and shapes(again) == shapes(encoder))  # which has no checksum of its weights: a number may be another
     path = tmp_path/'bomb.pt'
     with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as file: file.writestr('archive/data.pkl', bytes(50_000_000))
-    with pytest.raises(DamagedFile, match='bomb.pt'): load_tensors(path)
+    with pytest.raises(DamagedFile, match=r'bomb\.pt'): load_tensors(path)
 
 
 @pytest.mark.parametrize('reader', ['tfrecord', 'index', 'phases'])
 def test_the_corpus_of_findings(reader):
     "What fuzzing (tools/fuzz) has found, and what led it there: read, or refused with a `ValueError`."
-    sys.path.insert(0, str(ROOT/'tools/fuzz'))
-    try: from readers import READERS
-    finally: sys.path.pop(0)
     files = sorted((CORPUS/reader).iterdir())
     assert files
     for path in files: READERS[reader](path.read_bytes())
@@ -240,7 +239,7 @@ def test_the_corpus_of_findings(reader):
 
 def test_mutated_media():
     "20 of each kind; tools/fuzz/media.py makes 500."
-    done = subprocess.run([sys.executable, ROOT/'tools/fuzz/media.py', '-n', '20'], capture_output=True, text=True, timeout=900, env=os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'))
+    done = subprocess.run([sys.executable, ROOT/'tools/fuzz/media.py', '-n', '20'], capture_output=True, text=True, timeout=900, check=False, env=os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     counts = json.loads(done.stdout.splitlines()[-1])['counts']
     assert len(counts) == 7 and all(sum(c.values()) == 20 and c['refused'] and c['decoded'] for c in counts.values())

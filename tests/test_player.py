@@ -13,14 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT/'tools'))
 from browser import CHROMIUM, Browser
-
 from lrprop.align import Alignment, align
 from lrprop.core import Video
 from lrprop.player import _frame, player, write_player
 
+ROOT = Path(__file__).parent.parent
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason='no Chromium on PATH; CHROMIUM=/path names one')
 BITS, STRIPE = 10, 16
 HOSTILE = '</script><img src=x onerror="window.hacked=1">\'"&{{data}}${1}.mp4'

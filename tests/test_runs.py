@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clips import moving_square
-from lrprop.cli import main
+from clips import contents, moving_square, write_clips
+from commands import COMMAND, call
 from lrprop.video import VideoFile
 from lrprop.writing import write_video
 
@@ -25,14 +25,13 @@ def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv('LRPROP_CACHE', str(tmp_path_factory.getbasetemp()/'cache'))
 
 
-def lrprop(*words): return main([str(w) for w in words])
 def read(path): return json.loads(path.read_text(encoding='utf-8'))
 
 
-def test_demo_in_small(tmp_path, capsys):
+def test_demo_in_small(tmp_path):
     out = tmp_path/'demo'
     words = ('demo', '--out', out, '--n-train', 4, '--n-val', 2, '--n-epochs', 1, '--device', 'cpu')
-    assert lrprop(*words) == 0
+    said = call(*words)
     record = read(out/'result.json')
     assert list(record['results']) == ['chance', 'time', 'frozen', 'scl', 'lrprop']
     for result in record['results'].values():
@@ -46,13 +45,12 @@ def test_demo_in_small(tmp_path, capsys):
         assert len(VideoFile(out/f'align_{name}.mp4')) >= 50
         assert (out/f'align_{name}.png').stat().st_size > 5000
     assert {'scores.csv', 'scores.md', 'scores.png', 'losses.png', 'config.json'} <= {p.name for p in out.iterdir()}
-    assert str(out) in capsys.readouterr().out
+    assert str(out) in said
 
     weights = (out/'lrprop/checkpoint.pt').read_bytes()
-    assert lrprop(*words) == 0  # a second call trains nothing again
+    call(*words)  # a second time trains nothing again
     assert (out/'lrprop/checkpoint.pt').read_bytes() == weights
-    assert lrprop(*words[:-4], '--n-epochs', 2) == 1  # another configuration is refused
-    assert 'n_epochs: there 1, asked for 2' in capsys.readouterr().err
+    assert 'n_epochs: there 1, asked for 2' in call(*words[:-4], '--n-epochs', 2, status=1)
 
 
 def test_the_wheel_holds_every_module_and_works_without_nbdev(tmp_path):
@@ -63,7 +61,7 @@ def test_the_wheel_holds_every_module_and_works_without_nbdev(tmp_path):
     modules = {p.relative_to(root) for p in (root/'lrprop').rglob('*') if p.suffix in ('.py', '.mp4') or p.name == 'LICENSE'}
     assert len(modules) > 25 and all((tmp_path/'site'/m).exists() for m in modules)
     script = "import sys; sys.modules.update(dict.fromkeys(('nbdev', 'execnb', 'fastcore', 'tslearn'))); import lrprop, lrprop.demo; from lrprop.data import four_cameras; print(lrprop.__file__, len(four_cameras()[0]))"
-    done = subprocess.run([sys.executable, '-c', script], cwd=tmp_path, env=os.environ | {'PYTHONPATH': str(tmp_path/'site')}, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, '-c', script], cwd=tmp_path, env=os.environ | {'PYTHONPATH': str(tmp_path/'site')}, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(tmp_path/'site/lrprop/__init__.py'), '100']
 
@@ -71,46 +69,38 @@ def test_the_wheel_holds_every_module_and_works_without_nbdev(tmp_path):
 @pytest.mark.skipif(not PENN.is_dir(), reason='no folder shared/data/penn_action beside the project')
 def test_penn_joints(tmp_path):
     words = ('train', '--dataset', 'penn_joints', '--root', PENN, '--action', 'jumping_jacks', '--n-epochs', 1, '--device', 'cpu')
-    assert lrprop(*words, '--out', tmp_path/'run', '--results', tmp_path/'results') == 0
+    call(*words, '--out', tmp_path/'run', '--results', tmp_path/'results')
     record = read(tmp_path/'results/penn_joints-jumping_jacks-lrprop-s0.json')
     assert set(record['scores']) == METRICS
     assert str(PENN) not in json.dumps(record)  # a record holds no path of the machine it was made on
     assert record['config']['n_frames'] == 20 and record['config']['lambda2'] == .4
 
 
-def test_unknown_action_lists_the_labelled_ones(tmp_path, capsys):
-    assert lrprop('train', '--dataset', 'penn_joints', '--root', tmp_path, '--action', 'juggling', '--out', tmp_path/'run') == 1
-    message = capsys.readouterr().err
+def test_unknown_action_lists_the_labelled_ones(tmp_path):
+    message = call('train', '--dataset', 'penn_joints', '--root', tmp_path, '--action', 'juggling', '--out', tmp_path/'run', status=1)
     assert 'juggling' in message and 'jumping_jacks' in message and 'tennis_serve' in message
     assert not (tmp_path/'run').exists()
 
 
 def test_folder_of_unlabelled_clips(tmp_path):
-    clips = tmp_path/'clips'
-    clips.mkdir()
-    for i in range(8): write_video(clips/f'{i}.mp4', moving_square(20 + 3*i, .6 + .2*i, i))
-    assert lrprop('train', '--dataset', 'folder', '--root', clips, '--n-frames', 12, '--n-epochs', 1, '--out', tmp_path/'run', '--device', 'cpu') == 0
+    call('train', '--dataset', 'folder', '--root', write_clips(tmp_path/'clips'), '--n-frames', 12, '--n-epochs', 1, '--out', tmp_path/'run', '--device', 'cpu')
     assert set(read(tmp_path/'run/result.json')['scores']) == {'tau'}  # all that needs no labels
 
 
-def test_a_terminated_command_goes_on(tmp_path, monkeypatch, capsys):
+def test_a_terminated_command_goes_on(tmp_path, monkeypatch):
     "SIGTERM in the middle of an epoch: a message, code 143, and the same command ends as if nothing had been."
     from lrprop import trainer
-    clips = tmp_path/'clips'
-    clips.mkdir()
-    for i in range(8): write_video(clips/f'{i}.mp4', moving_square(16 + i, .6 + .2*i, i))
-    def train(out, *words): return lrprop('train', '--dataset', 'folder', '--root', clips, '--n-frames', 8, '--n-epochs', 3, '--method', 'vava', '--device', 'cpu', '--out', tmp_path/out, *words)
-    assert train('straight', '--track', 'none') == 0
+    clips = write_clips(tmp_path/'clips')
+    def train(out, *words, **how): return call('train', '--dataset', 'folder', '--root', clips, '--n-frames', 8, '--n-epochs', 3, '--method', 'vava', '--device', 'cpu', '--out', tmp_path/out, *words, **how)
+    train('straight', '--track', 'none')
     show, n = trainer._show, iter(range(9))
     def signalled(*arguments, **more):
         show(*arguments, **more)
         if next(n) == 3: signal.raise_signal(signal.SIGTERM)
     monkeypatch.setattr(trainer, '_show', signalled)
-    capsys.readouterr()
-    assert train('run', '--evaluate-every', 2) == 143
-    assert f'after step 0 of epoch 1; the same call goes on from {tmp_path}' in capsys.readouterr().err
+    assert f'after step 0 of epoch 1; the same call goes on from {tmp_path}' in train('run', '--evaluate-every', 2, status=143)
     assert not (tmp_path/'run/result.json').exists()
-    assert train('run', '--evaluate-every', 2) == 0
+    train('run', '--evaluate-every', 2)
     straight, run = (read(tmp_path/out/'result.json') for out in ('straight', 'run'))
     assert run['scores'] == straight['scores'] and [h['loss'] for h in run['history']] == [h['loss'] for h in straight['history']]
     assert ['tau' in h for h in run['history']] == [False, True, False]
@@ -135,9 +125,8 @@ def write_format(name, folder):
 def test_prepare_and_train_each_format(name, tmp_path):
     "The installed command, from the published files to scores."
     dataset, words = write_format(name, tmp_path/'source')
-    command = Path(sys.executable).parent/'lrprop'
     def run(*words):
-        done = subprocess.run([str(w) for w in (command, *words)], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        done = subprocess.run([str(w) for w in (COMMAND, *words)], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
     n = {'pouring': 8, 'penn_action': 12, 'folder': 6}[dataset]
@@ -149,34 +138,30 @@ def test_prepare_and_train_each_format(name, tmp_path):
     assert {'tau', 'progress', 'svm@100', 'dtw_accuracy'} <= set(scores) <= METRICS and np.isfinite(list(scores.values())).all()
 
 
-def test_one_model_for_several_actions(tmp_path, capsys):
+def test_one_model_for_several_actions(tmp_path):
     "Trained together, scored apart, and the record says both."
     from lrprop.penn_action import write_penn_action_fixture
     write_penn_action_fixture(tmp_path/'source', 4, 2, ('squat', 'bowl', 'pushup'))
-    assert lrprop('prepare', 'penn_action', '--source', tmp_path/'source', '--root', tmp_path/'root') == 0
-    def train(action, method, *words):
-        capsys.readouterr()
-        return lrprop('train', '--dataset', 'penn_action', '--root', tmp_path/'root', '--action', action, '--method', method, '--n-frames', 8, '--n-epochs', 1,
-                      '--device', 'cpu', '--out', tmp_path/f'{action}-{method}', '--results', tmp_path/'results', *words)
-    assert train('squats, Bowling', 'scl') == 0
-    rows = [line.split('  ')[0] for line in capsys.readouterr().out.splitlines()]
+    call('prepare', 'penn_action', '--source', tmp_path/'source', '--root', tmp_path/'root')
+    def train(action, method, **how):
+        return call('train', '--dataset', 'penn_action', '--root', tmp_path/'root', '--action', action, '--method', method, '--n-frames', 8, '--n-epochs', 1,
+                    '--device', 'cpu', '--out', tmp_path/f'{action}-{method}', '--results', tmp_path/'results', **how)
+    rows = [line.split('  ')[0] for line in train('squats, Bowling', 'scl').splitlines()]
     assert rows[2:5] == ['bowl', 'squat', 'mean of 2']
     record = read(tmp_path/'results/penn_action-bowl+squat-scl-s0.json')
     assert record['config']['action'] == 'bowl,squat' and record['config']['lambda2'] == .4 and list(record['by_action']) == ['bowl', 'squat']
     for metric, mean in record['scores'].items(): assert abs(mean - sum(row[metric] for row in record['by_action'].values())/2) < 1e-12
     assert len(record['history']) == 1 and {'tau', 'progress', 'svm@100'} <= set(record['scores']) <= METRICS
 
-    assert train('all', 'frozen') == 0
+    train('all', 'frozen')
     alone = {}
     for action in ('bowl', 'pushup', 'squat'):
-        assert train(action, 'frozen') == 0
+        train(action, 'frozen')
         alone[action] = read(tmp_path/f'results/penn_action-{action}-frozen-s0.json')
         assert 'by_action' not in alone[action]
     assert read(tmp_path/'results/penn_action-all-frozen-s0.json')['by_action'] == {a: r['scores'] for a, r in alone.items()}
 
-    assert train('bowl,golf_swing', 'scl') == 1  # not there
-    message = capsys.readouterr().err
-    assert "no video of action 'golf_swing'; its actions are bowl, pushup, squat" in message
+    assert "no video of action 'golf_swing'; its actions are bowl, pushup, squat" in train('bowl,golf_swing', 'scl', status=1)
     assert not (tmp_path/'bowl,golf_swing-scl').exists()
 
 
@@ -185,9 +170,8 @@ def test_prepare_survives_sigkill_at_any_moment(tmp_path):
     from lrprop.dataset import load_prepared
     from lrprop.penn_action import write_penn_action_fixture
     write_penn_action_fixture(tmp_path/'source', 12, 4, ('bowl', 'squat', 'pushup'))
-    def start(root, jobs=1): return subprocess.Popen([str(w) for w in (Path(sys.executable).parent/'lrprop', 'prepare', 'penn_action', '--source', tmp_path/'source', '--root', root, '--jobs', jobs)],
+    def start(root, jobs=1): return subprocess.Popen([str(w) for w in (COMMAND, 'prepare', 'penn_action', '--source', tmp_path/'source', '--root', root, '--jobs', jobs)],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    def tree(root): return {p.relative_to(root): p.read_bytes() for p in root.rglob('*') if p.is_file()}
     assert ', 48 of them new' in start(tmp_path/'straight').communicate(timeout=300)[0]
     folder, rng = tmp_path/'killed/penn_action', np.random.default_rng(0)
     for jobs, files in ((1, 3), (2, 12), (1, 25), (1, 40)):
@@ -199,18 +183,17 @@ def test_prepare_survives_sigkill_at_any_moment(tmp_path):
             with pytest.raises(FileNotFoundError, match='lrprop prepare'): load_prepared(folder)
     said = start(tmp_path/'killed').communicate(timeout=300)[0]
     assert int(said.split(' videos, ')[1].split(' of them new')[0]) < 24  # the rest was done before
-    assert tree(tmp_path/'killed') == tree(tmp_path/'straight')
+    assert contents(tmp_path/'killed') == contents(tmp_path/'straight')
     assert len(load_prepared(folder, verify=True)) == 48
 
 
-def test_a_run_folder_belongs_to_its_data(tmp_path, capsys):
+def test_a_run_folder_belongs_to_its_data(tmp_path):
     for name, shift in (('a', 0), ('b', 5)):
         (tmp_path/name).mkdir()
         for i in range(8): write_video(tmp_path/name/f'{i}.mp4', moving_square(16 + i, 1, i + shift))
-    def train(root): return lrprop('train', '--dataset', 'folder', '--root', root, '--n-frames', 8, '--n-epochs', 1, '--out', tmp_path/'run', '--device', 'cpu')
-    assert train(tmp_path/'a') == 0
-    assert train(tmp_path/'b') == 1
-    assert 'data: there' in capsys.readouterr().err
+    def train(root, **how): return call('train', '--dataset', 'folder', '--root', root, '--n-frames', 8, '--n-epochs', 1, '--out', tmp_path/'run', '--device', 'cpu', **how)
+    train(tmp_path/'a')
+    assert 'data: there' in train(tmp_path/'b', status=1)
 
 
 KILLS = '''
@@ -281,7 +264,7 @@ def test_twenty_sigkills_end_with_the_same_bits(tmp_path):
 
     from lrprop.checkpoint import load_checkpoint
     env = os.environ | dict(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1', TQDM_DISABLE='1')  # no threads before a fork
-    done = subprocess.run([sys.executable, '-c', KILLS, tmp_path], capture_output=True, text=True, timeout=300, env=env)
+    done = subprocess.run([sys.executable, '-c', KILLS, tmp_path], capture_output=True, text=True, timeout=300, env=env, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout)
     straight = load_checkpoint(tmp_path/'straight.pt')

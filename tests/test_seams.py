@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_distributed import train
 
 from lrprop.backbone import extract_features, load_backbone
 from lrprop.cache import cache_videos, cached_features
@@ -18,6 +17,7 @@ from lrprop.encoder import Encoder, embed_frames, embed_long
 from lrprop.losses.lrprop import lrprop
 from lrprop.metrics import alignment_error, average_precision, dtw_accuracy, kendalls_tau, phase_classification, phase_progression
 from lrprop.softdtw import expected_alignment, soft_dtw, soft_dtw_from_embs
+from test_distributed import train
 
 ROUNDING = 2e-6  # float32 holds 1 to 6e-8; sums of a few hundred terms
 GAMMAS = 1e-4, .01, .1, 1., 100.

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from clips import moving_square
+from clips import contents, moving_square, write_clips
 from commands import call
 from PIL import Image
 
@@ -16,9 +16,6 @@ from lrprop.writing import write_video
 FRAMES, SPEEDS = dict(even=40, warped=52, slow=46), dict(even=1., warped=1.5, slow=.7)
 CLOCKS = {name: np.linspace(0, 1, n)**SPEEDS[name] for name, n in FRAMES.items()}
 FROZEN = 'embedded by frozen features of efficientnet_lite0_grid (no model given)'
-
-
-def contents(folder): return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
 
 
 @pytest.fixture(scope='module')
@@ -119,9 +116,7 @@ def test_phases_from_one_clip(world):
 
 
 def test_training_on_a_folder_chooses_what_is_not_given(world):
-    folder = world/'to_train'
-    folder.mkdir()
-    for i in range(8): write_video(folder/f'{i}.mp4', moving_square(24 + 2*i, .6 + .2*i, i))
+    folder = write_clips(world/'to_train', 24)
     said = call('train', folder, '--n-epochs', 1, '--method', 'scl', '--device', 'cpu', '--out', world/'run')
     assert 'Chosen:' in said and 'n_frames 24' in said and 'lr       0.0003' in said and 'n_epochs 1 ' not in said and f'--model {world/"run"}' in said
     assert f'how the loss fell in {world/"run"}/losses.png' in said and min(Image.open(world/'run/losses.png').size) > 200
@@ -148,7 +143,7 @@ def test_the_old_form_is_the_experiment_it_was(monkeypatch):
 def test_errors_come_first_and_touch_nothing(world):
     even, warped = world/'clips/even.mp4', world/'clips/warped.mp4'
     for name in ('mine.mp4', 'a.png', 'b.json', 'c.csv'): (world/name).write_bytes(b'mine')
-    before = contents(world) | contents(world/'clips')
+    before = contents(world, '*') | contents(world/'clips')
     for expected, *words in [
         ('mine.mp4: exists', 'align', even, warped, '-o', world/'mine.mp4'), ('a.png: exists', 'align', even, warped, '-o', world/'a.csv'),
         ('b.json: exists', 'align', even, warped, '-o', world/'b.html'), ("valid: .mp4, .mkv, .mov, .m4v, .html, .csv", 'align', even, warped, '-o', world/'d.gif'),
@@ -160,4 +155,4 @@ def test_errors_come_first_and_touch_nothing(world):
         ("'x' in phases 'x' is neither a frame", 'transfer', 'even', world/'clips', '--phases', 'x', '-o', world/'d.csv'), ('missing column', 'transfer', 'even', world/'clips', '--phases', world/'c.csv', '-o', world/'d.csv'),
         ('leave it out, or --dataset pouring', 'train', world/'clips', '--dataset', 'pouring'), ('gone: no such folder', 'train', world/'gone'),
     ]: assert expected in call(*words, '--device', 'cpu', status=1)
-    assert contents(world) | contents(world/'clips') == before
+    assert contents(world, '*') | contents(world/'clips') == before

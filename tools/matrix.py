@@ -23,7 +23,7 @@ TRIES = {'import': ('-c', 'import lrprop'), 'import of the command line': ('-c',
 
 def call(*words: object, **how: object) -> str:
     "What a command prints; its error ends the program."
-    done = subprocess.run([str(w) for w in words], capture_output=True, text=True, cwd=tempfile.gettempdir(), **how)
+    done = subprocess.run([str(w) for w in words], capture_output=True, text=True, cwd=tempfile.gettempdir(), check=False, **how)
     if done.returncode: sys.exit(f'{shlex.join(map(str, words))}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}')
     return done.stdout
 

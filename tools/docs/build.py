@@ -32,7 +32,7 @@ def read_config() -> tuple[dict, list[tuple[str, list[dict]]]]:
 
 def pandoc(source: str, *arguments: str) -> str:
     command = [pypandoc.get_pandoc_path(), '-f', 'markdown', '-t', 'html5', '--mathml', '--wrap=none', *arguments]
-    done = subprocess.run(command, input=source, text=True, capture_output=True, encoding='utf-8', cwd=ROOT/'nbs')
+    done = subprocess.run(command, input=source, text=True, capture_output=True, encoding='utf-8', cwd=ROOT/'nbs', check=False)
     if done.returncode or done.stderr: raise RuntimeError(f'pandoc: {done.stderr}\n{source[:300]}')
     return done.stdout
 
@@ -60,7 +60,7 @@ class Site:
     def target(self, page: Page, url: str) -> str:
         "Where a link of a page leads within the site; no link of the site is absolute."
         path, mark, anchor = url.partition('#')
-        root = os.path.relpath('.', page.path.parent) + '/' if page.path.parent != Path('.') else ''
+        root = os.path.relpath('.', page.path.parent) + '/' if page.path.parent != Path() else ''
         if url.startswith(CODE_URL):
             file = ROOT/path[len(CODE_URL) + 1:]
             return f'{root}source/{self.modules[file]}.html#{anchor.replace("L", "L-", 1)}' if file in self.modules else url

@@ -4,11 +4,11 @@
 
 A reader may raise `ValueError` (or `FileNotFoundError`) that names the file, and what it reads must hold together; anything else is a finding, which libFuzzer writes
 down. Minimise it with `-minimize_crash=1 FILE`, and keep it under tests/corpus/, where CI reads it again."""
-import json
 import os
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 
@@ -67,14 +67,13 @@ READERS: dict[str, Callable[[bytes], None]] = dict(tfrecord=fuzz_tfrecord, index
 def write_seeds(folder: Path) -> None:
     "Sound files of each kind, from which mutation starts."
     from lrprop.dataset import INDEX
-    from lrprop.formats import write_folder_fixture, write_pouring_fixture
+    from lrprop.formats import write_folder_fixture
     from lrprop.prepare import prepare
-    from lrprop.tfrecord import find_records, read_record, sequence_example, video_payload
+    from lrprop.tfrecord import sequence_example, video_payload, write_records
     for name in READERS: (folder/name).mkdir(parents=True, exist_ok=True)
     tiny = [video_payload('a', [b'\xff\xd8', b''], [0, 1]), video_payload('ü', [b'x'], None), sequence_example(dict(name='b', len=1, label=[-1, 2**40]), dict(video=[[b'1', b'2']], other=[[]]))]
     for i, payload in enumerate(tiny): (folder/f'tfrecord/payload{i}').write_bytes(b'\0' + payload)
     with tempfile.TemporaryDirectory() as work:
-        from lrprop.tfrecord import write_records
         (folder/'tfrecord/file').write_bytes(b'\xff' + write_records(Path(work)/'x.tfrecord', tiny).read_bytes())
         (folder/'tfrecord/empty').write_bytes(b'\xff')
         write_folder_fixture(Path(work)/'own', 3)
@@ -88,9 +87,7 @@ def write_seeds(folder: Path) -> None:
 def main() -> None:
     import atheris
     with atheris.instrument_imports(include=['lrprop.tfrecord', 'lrprop.dataset', 'lrprop.phases', 'lrprop.formats', 'json', 'csv']):
-        import lrprop.dataset
-        import lrprop.phases
-        import lrprop.tfrecord
+        for module in ('dataset', 'phases', 'tfrecord'): import_module(f'lrprop.{module}')
     name = sys.argv.pop(1)
     atheris.Setup(sys.argv, READERS[name])
     atheris.Fuzz()
