@@ -27,7 +27,6 @@ from packaging.requirements import Requirement
 from . import __version__
 from .align import align
 from .cache import cache_folder
-from .compiled import triton
 from .core import seed_torch_at
 from .dtw import dtw_path
 from .encoder import Encoder

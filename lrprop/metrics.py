@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
-from numba import njit
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.svm import SVC
 
+from .compiled import compiled
 from .core import check_choice, check_count
 from .neighbours import check_embeddings, nearest_of_others, pair_neighbours, pair_paths
 
@@ -116,7 +116,7 @@ def phase_progression(
     return float(model.score(np.concatenate(embs), target(labels) if targets is None else np.concatenate(targets)))
 
 # %% ../nbs/61_metrics.ipynb #dab92f25
-@njit(cache=True, nogil=True)
+@compiled()
 def _n_up_to(tree: np.ndarray, v: int) -> int:
     "How many of the numbers in a Fenwick tree are below v."
     n = 0
@@ -125,7 +125,7 @@ def _n_up_to(tree: np.ndarray, v: int) -> int:
         v -= v & -v
     return n
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _tau_b(nn: np.ndarray) -> float:
     "Kendall's tau-b of a sequence of frame numbers against its index; NaN if it is constant."
     tree, in_order, untied = np.zeros(nn.max() + 2, np.int64), 0, 0

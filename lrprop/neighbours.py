@@ -13,8 +13,8 @@ from typing import cast
 
 import numpy as np
 import torch
-from numba import njit
 
+from .compiled import compiled
 from .core import check_choice
 from .dtw import cost_matrix, dtw_path
 
@@ -38,7 +38,7 @@ def check_embeddings(
     return embs
 
 # %% ../nbs/60_neighbours.ipynb #408be449
-@njit(cache=True, nogil=True, error_model='numpy')
+@compiled()
 def _square_distances(x: np.ndarray, y: np.ndarray, D: np.ndarray) -> None:
     "Fill `D[i, j]` with the sum over k, in order, of `(x[i, k] - y[k, j])²`. All C-contiguous; k a multiple of 4; `D` may be larger."
     n_x, n_y = len(x), y.shape[1]
@@ -79,14 +79,14 @@ def _threads(run: Callable[[int, int], None], n: int, n_cells: int) -> None:
         with ThreadPoolExecutor(n_threads) as pool: list(pool.map(run, cuts[:-1], cuts[1:]))
 
 # %% ../nbs/60_neighbours.ipynb #718ed701
-@njit(cache=True, nogil=True)
+@compiled()
 def _square_distance(x: np.ndarray, y: np.ndarray) -> float:
     "As `_square_distances`, of two frames."
     s = 0.
     for k in range(len(x)): s += (x[k] - y[k])**2
     return s
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _first_nearest(rough: np.ndarray, limit: float, x: np.ndarray, y: np.ndarray) -> int:
     "Of the rows of `y` whose `rough` distance is within `limit`, the nearest to `x`, the first on ties."
     best, least = 0, np.inf
@@ -96,7 +96,7 @@ def _first_nearest(rough: np.ndarray, limit: float, x: np.ndarray, y: np.ndarray
             if d < least: best, least = j, d
     return best
 
-@njit(cache=True, nogil=True, error_model='numpy', fastmath={'nnan', 'nsz'})
+@compiled('nnan', 'nsz')
 def _both_ways(rough: np.ndarray, x: np.ndarray, y: np.ndarray, cuts: np.ndarray, slack: np.float32, of_x: np.ndarray, of_y: np.ndarray, first: int, stop: int) -> None:
     "For videos first <= s < stop, fill `of_x[s, t]` with the frame nearest to x[t] of video s, y[cuts[s]:cuts[s+1]], and `of_y[j]` with the frame of x nearest to y[j]."
     for s in range(first, stop):
@@ -139,7 +139,7 @@ def pair_neighbours(
             j = stop
 
 # %% ../nbs/60_neighbours.ipynb #a771e2dc
-@njit(cache=True, nogil=True, error_model='numpy')
+@compiled()
 def _kth(rough: np.ndarray, short: np.ndarray) -> float:
     "The k-th smallest of `rough`; `short` has room for k."
     short[:] = np.inf
@@ -153,7 +153,7 @@ def _kth(rough: np.ndarray, short: np.ndarray) -> float:
     kth: float = short[-1]
     return kth
 
-@njit(cache=True, nogil=True, error_model='numpy')
+@compiled()
 def _k_nearest(rough: np.ndarray, own: np.ndarray, x: np.ndarray, y: np.ndarray, slack: np.float32, found: np.ndarray, first: int, stop: int) -> None:
     "Fill rows first <= t < stop of `found` with the rows of `y` nearest to x[t], but for rows own[t, 0]:own[t, 1]; the first ones on ties."
     k = found.shape[1]
@@ -190,7 +190,7 @@ def nearest_of_others(
     return found
 
 # %% ../nbs/60_neighbours.ipynb #376e672d
-@njit(cache=True, nogil=True, error_model='numpy')
+@compiled()
 def _pair_distances(rows: np.ndarray, columns: np.ndarray, at: np.ndarray, D: np.ndarray, root: bool, first: int, stop: int) -> None:
     "Distances of pairs first <= b < stop of a batch: frames at[b, 0]:at[b, 1] of all frames to at[b, 2]:at[b, 3]; the rest of `D` is left alone."
     d = rows.shape[1]

@@ -14,17 +14,17 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numba import njit
 
 from .align import align, directions
 from .compare import medoid, pair_distances
+from .compiled import compiled
 from .core import Video, check_new, replacing
 from .side_by_side import phase_rgb, phase_runs
 from .transfer import Transferred, transfer
 from .viz import LINE_COLORS, new_figure
 
 # %% ../nbs/76_segment.ipynb #0cac7a5d
-@njit(cache=True, error_model='numpy')
+@compiled()
 def _cut(blocks: np.ndarray, squares: np.ndarray, k_max: int) -> tuple[np.ndarray, np.ndarray]:
     "Costs (k_max, n) of the first b + 1 frames in k + 1 parts, and where the last part begins. `blocks` (n+1, n+1), `squares` (n+1,): sums over the Gram matrix and its diagonal."
     n = len(squares) - 1

@@ -5,9 +5,9 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+
 from clips import moving_square
 from commands import call
-
 from lrprop.phases import read_phases
 from lrprop.writing import write_video
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 CHECKED = ('nbs', 'lrprop', 'tests', 'tools', 'benchmarks', 'setup.py')
 MODULES = [p for p in (ROOT/'lrprop').rglob('*.py') if p.name != '_modidx.py']
 CHAPTERS = sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))
-PROGRAMS = {'ruff', 'mypy', 'jupyterlab', 'execnb'}  # run, not imported; execnb is what nbdev runs cells with
+PROGRAMS = {'ruff', 'mypy', 'jupyterlab', 'pytest-xdist', 'execnb'}  # run, not imported; execnb is what nbdev runs cells with
 
 
 def read(path): return path.read_text(encoding='utf-8')

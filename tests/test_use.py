@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from clips import contents, moving_square, write_clips
-from commands import call
 from PIL import Image
 
+from clips import contents, moving_square, write_clips
+from commands import call
 from lrprop.experiments import Experiment
 from lrprop.phases import read_phases
 from lrprop.video import VideoFile
