@@ -14,6 +14,7 @@ if 'NUMBA_CACHE_DIR' not in os.environ:  # numba knows a changed cell, but not a
     atexit.register(shutil.rmtree, os.environ['NUMBA_CACHE_DIR'], ignore_errors=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items):
     "Of several processes (xdist) one takes all tests of a file, which may share what is slow to make; notebooks share nothing."
     for item in items:

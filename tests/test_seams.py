@@ -85,16 +85,16 @@ def test_an_encoder_saved_and_loaded_is_the_same(tmp_path):
 
 TRITON = '''
 import sys, numpy as np, torch
-from lrprop.dtw_gpu import _exact_triton
-from lrprop.kernels_gpu import _soft_triton
+from lrprop.dtw_gpu import exact_gpu
+from lrprop.kernels_gpu import soft_gpu
 given, out = np.load(sys.argv[1]), {}
 n = torch.from_numpy(given['n'])
 for dtype in ('float32', 'float64'):
     cost = torch.from_numpy(given['cost'].astype(dtype))
-    value, path, n_path = _exact_triton(cost, n)
+    value, path, n_path = exact_gpu(cost, n)
     out |= {f'{dtype} path': path.numpy(), f'{dtype} n': n_path.numpy(), f'{dtype} dtw': value.numpy()}
     for gamma in given['gammas']:
-        value, E = _soft_triton(cost, float(gamma), n)
+        value, E = soft_gpu(cost, float(gamma), n)
         out |= {f'{dtype} {gamma} value': value.numpy(), f'{dtype} {gamma} E': E.numpy()}
 np.savez(sys.argv[2], **out)
 '''
