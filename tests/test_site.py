@@ -1,6 +1,6 @@
 """The docs site: every link leads somewhere, nothing on a page is broken or too wide, search finds."""
-import json
 import ast
+import json
 import os
 import re
 import subprocess
