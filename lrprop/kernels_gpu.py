@@ -220,7 +220,7 @@ def soft_gpu(
     (A, L), value, flag = new(2, B, S, width, H), new(B), new(B, S, tiles, dtype=torch.int32)
     c, parts, band = math.log2(math.e) / gamma, [], min(band, T_x + T_y)
     for mask in (-4096, -1, -1):                                   # 12 bits, 24, and the rest
-        parts.append(float((np.array(c, np.float32).view(np.int32) & mask).view(np.float32)))
+        parts.append(float((np.array(c, np.float32).view(np.int32) & np.int32(mask)).view(np.float32)))
         c -= parts[-1]
     E = new(B, T_x, T_y) if align else None
     with torch.cuda.device_of(cost):
