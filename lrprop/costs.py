@@ -109,7 +109,7 @@ def check_band(
 ) -> int: # -1 for none
     "The band; `ValueError` for one below 0, or with an open end."
     if band is None: return -1
-    band = check_count('band', band, 0)
+    band = check_count('band (None for none)', band, 0)
     if open_begin or open_end: raise ValueError(f'band {band} with an open end; valid: one or the other, a band follows the line between the corners')
     return band
 

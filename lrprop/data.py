@@ -157,7 +157,7 @@ class _Changed:
 
     def fingerprint(self) -> str:
         "Identity of the content: the source's and all that was drawn."
-        return hashlib.sha256(repr(('changed 1', content_hash(self.source), self.clock.tolist(), self.hue.tolist(), self.contrast, self.brightness)).encode()).hexdigest()
+        return hashlib.sha256(repr(('changed 2', content_hash(self.source), self.clock.tolist(), self.hue.tolist(), self.contrast, self.brightness)).encode()).hexdigest()
 
 def warped_copy(
     video: Video,  # Any video of images

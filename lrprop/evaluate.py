@@ -142,12 +142,12 @@ class Scorer:
 
 Protocol = Mapping[str, slice]|None  # Name → what is embedded of each validation video, as `random_parts`; None = the whole
 
-def _rows(embed: Embed, videos: Sequence[Video], protocols: Mapping[str, Protocol], **settings: Any) -> dict[str, dict[str, float]]:
+def _rows(embed: Embed, videos: Sequence[Video], protocols: Mapping[str, Protocol], prefix: str = '', **settings: Any) -> dict[str, dict[str, float]]:
     "A row of one action by each protocol; training videos are the same under all."
     if len(actions := sorted({v.action for v in videos})) > 1: raise ValueError(f"videos of {len(actions)} actions ({', '.join(map(repr, actions))}): phases of different actions are not comparable; score them with evaluate_actions")
     train, val = ([v for v in videos if v.split == s] for s in ('train', 'val'))
     if len(val) < 2: raise ValueError(f"scoring compares pairs: it needs at least 2 videos of split 'val', not {len(val)}")
-    def embedded(shown: Sequence[Video], label: str) -> list[np.ndarray]: return [embed(v) for v in tqdm(shown, desc=label, unit='video', leave=False)]
+    def embedded(shown: Sequence[Video], label: str) -> list[np.ndarray]: return [embed(v) for v in tqdm(shown, desc=prefix + label, unit='video', leave=False)]
     scorer = Scorer(embedded(train, 'training videos'), train, **settings)
     def row(label: str, parts: Protocol) -> dict[str, float]:
         if parts is None: return scorer(embedded(val, label), val)
@@ -174,7 +174,7 @@ def evaluate_protocols(
     "Score every action by itself, by each protocol; training videos are embedded, and classifiers fitted, once. Raises `ValueError` as `evaluate`, and if there is no validation video."
     actions = sorted({v.action for v in videos if v.split == 'val'})
     if not actions: raise ValueError(f"none of {len(videos)} videos is of split 'val'; scoring compares pairs of them")
-    rows = {a: _rows(embed, [v for v in videos if v.action == a], protocols, **settings) for a in actions}
+    rows = {a: _rows(embed, [v for v in videos if v.action == a], protocols, f'{a}: '*(len(actions) > 1), **settings) for a in actions}
     return {name: {a: rows[a][name] for a in actions} for name in protocols}
 
 def evaluate_actions(

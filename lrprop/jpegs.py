@@ -18,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageFile
 
 from .core import replacing
 from .video import check_indices, check_size
@@ -52,6 +52,7 @@ def decode_jpeg(
 ) -> np.ndarray: # (H,W,3) uint8; a grayscale picture has three equal channels
     "Decode one JPEG; raises `ValueError` for anything else, and for one that is cut off."
     image = _open_jpeg(blob, where)
+    if ImageFile.LOAD_TRUNCATED_IMAGES: raise ValueError(f'{where}: PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, so half a picture would pass for a whole one; unset it')
     try: return np.array(image if image.mode == 'RGB' else image.convert('RGB'))
     except (OSError, SyntaxError, ValueError) as e: raise ValueError(f'{where}: does not decode ({e}); {_EXPECTED}') from None
 

@@ -202,7 +202,7 @@ class StreamSearch:
         "Go on; `ValueError` for NaN or another width."
         if len(y) == 0: return
         x, y = _pair(self.x, y)
-        self._ends += [self._stream.feed(cost_matrix(part, x, self.kind).mT) for part in y.split(4096)]
+        for part in y.split(4096): self._ends.append(self._stream.feed(cost_matrix(part, x, self.kind).mT)) # one at a time: when stopped, it holds what it has seen
 
     def matches(self,
         k: int = 1,         # Matches wanted, at most

@@ -80,7 +80,7 @@ def transfer(
     kind: str = 'euclidean',     # Distance, as `lrprop.align.align`
     progress: bool = True,       # Show a bar
 ) -> list[Transferred]: # One for each video without phases, in their order
-    "Carry the phases of the references to all other videos; `ValueError` for phases that do not fit each other, or nothing labelled."
+    "Carry the phases of the references to all other videos, very long ones near a coarse path as `lrprop.align.align`; `ValueError` for phases that do not fit each other, or nothing labelled."
     n_phases = _check(videos, embs)
     if n_relays < 0: raise ValueError(f'n_relays {n_relays}; valid: 0 or more')
     phases = {i: v.phases for i, v in enumerate(videos) if v.phases is not None}

@@ -97,7 +97,7 @@ def align_clips(
     return Aligned(replace(clips, videos=videos, embs=embs), alignments, dict(partial=partial, drop=drop, alike=alike, kind=kind))
 
 # %% ../nbs/86_use.ipynb #29b4ecea
-_FILMS, _PAGES = ('.mp4', '.mkv', '.mov', '.m4v'), ('.html', '.htm')
+_FILMS, _PAGES, _MOST_PICTURES = ('.mp4', '.mkv', '.mov', '.m4v'), ('.html', '.htm'), 20_000 # A page holds all its pictures: so many take some hundred megabytes
 
 def _check_lengths(lengths: dict[str, int], reference: str|None) -> None:
     "Raise as `check_pairs` for the reference (the first if there is none) with any other clip."
@@ -139,7 +139,10 @@ def align_files(
     if kind in _PAGES and len(files) > 6: raise ValueError(f'{len(files)} videos on a page; valid: 2 to 6, or a film or table of more')
     if not 0 <= alike <= 100: raise ValueError(f'alike {alike}; valid: 0 to 100')
     if height < 16 or height % 2: raise ValueError(f'height {height}; valid: an even number of pixels, at least 16')
-    if partial or drop: _check_lengths({n: len(open_at(None)[0]) for n, open_at in open_clips(files).items()}, name)
+    if partial or drop or kind in _PAGES:
+        lengths = {n: len(open_at(None)[0]) for n, open_at in open_clips(files).items()}
+        if kind in _PAGES and sum(lengths.values()) > _MOST_PICTURES: raise ValueError(f'{sum(lengths.values())} frames on a page; valid: at most {_MOST_PICTURES}, or a film or table of more')
+        if partial or drop: _check_lengths(lengths, name)
     done = align_clips(embed_clips(files, model, weights, device=device, progress=progress), name, partial, drop, alike, progress=progress)
     videos = done.clips.videos
     if kind in _FILMS: write_side_by_side(out, videos[0], videos[1:], done.alignments, height=height, progress=progress)
@@ -252,7 +255,9 @@ def plot_phases(
 def _references(words: Sequence[str|Path], folder: str|Path) -> tuple[list[str|Path], dict[str, Opener], list[str], dict[str, str]]:
     "What to embed, what is found there, how the references are called there, and the folder's own names for what is its own."
     inside = open_clips(folder)
-    own, files = {open_at.file.resolve(): name for name, open_at in inside.items()}, []
+    own, files = dict[Path, str](), list[Path]()
+    for name, open_at in inside.items():
+        if (first := own.setdefault(open_at.file.resolve(), name)) != name: raise ValueError(f'{folder}: {first} and {name} are one file; leave one out')
     for word in map(str, words):
         if word in inside: files.append(inside[word].file.resolve())
         elif Path(word).is_file(): files.append(Path(word).resolve())

@@ -1,7 +1,7 @@
 """Install the built package into fresh environments and try it: python tools/matrix.py [--pythons PATH …] [--lowest] [--keep FOLDER]
 
 Builds sdist and wheel, and the wheel again from the sdist. For every interpreter: a virtual environment, the wheel, `pip check`,
-`import lrprop`, `lrprop --version`, `lrprop doctor`. With --lowest, the oldest versions that settings.ini allows instead of the newest.
+`import lrprop`, `lrprop --version`, `lrprop doctor`. With --lowest, the oldest versions that settings.ini allows instead of the newest, and tests on them.
 Writes results/installs.json, one entry an interpreter; what has one is made anew. An environment takes 6 GB while it lives.
 """
 import argparse
@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT/'results'/'installs.json'
 TRIES = {'import': ('-c', 'import lrprop'), 'import of the command line': ('-c', 'import lrprop.cli'), 'import of alignment': ('-c', 'import lrprop.align')}
+TESTS = 'truth', 'seams', 'hostile', 'hostile_files', 'use', 'find'  # of what is installed: they need pytest and hypothesis, and nothing of a notebook
 
 
 def call(*words: object, **how: object) -> str:
@@ -54,6 +55,12 @@ def seconds(python: Path, words: tuple[str, ...]) -> float:
     return round(sorted(times[1:])[1], 2)
 
 
+def tested(folder: Path, pins: list[str]) -> str:
+    "How the tests end; they find the installed package, not the one beside them."
+    call(folder/'bin/python', '-m', 'pip', 'install', '--quiet', '--no-cache-dir', 'pytest', 'hypothesis', *pins)
+    return call(folder/'bin/pytest', '-q', '-p', 'no:cacheprovider', '-W', 'ignore', *(ROOT/f'tests/test_{name}.py' for name in TESTS)).splitlines()[-1]
+
+
 def install(interpreter: str, wheel: Path, pins: list[str], folder: Path) -> dict:
     "What one fresh environment says."
     shutil.rmtree(folder, ignore_errors=True)
@@ -65,7 +72,7 @@ def install(interpreter: str, wheel: Path, pins: list[str], folder: Path) -> dic
     if heavy != '[]': sys.exit(f'{interpreter}: import lrprop imports {heavy}')
     return dict(python=call(python, '-V').split()[1], lowest=bool(pins), pip_check=call(python, '-m', 'pip', 'check').strip(), version=call(lrprop, '--version').strip(),
                 seconds={name: seconds(python, words) for name, words in TRIES.items()}, doctor=[line for line in call(lrprop, 'doctor').splitlines() if 'cache of' not in line],
-                lrprop_files=len(list((folder/'lib').glob('python*/site-packages/lrprop/**/*.py'))))
+                lrprop_files=len(list((folder/'lib').glob('python*/site-packages/lrprop/**/*.py'))), **(dict(tests=tested(folder, pins)) if pins else {}))
 
 
 def main() -> None:
