@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/lrprop demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python tools/docs/build.py

@@ -2,6 +2,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,10 @@ def train_on_images(path, loss='lrprop', n_epochs=2, augment=lambda x, rngs: ssl
 
 def environment(): return os.environ | dict(PYTHONPATH=os.pathsep.join((str(Path(__file__).parent), os.environ.get('PYTHONPATH', ''))), OMP_NUM_THREADS='1')
 def torchrun(*words): return [str(w) for w in (BIN/'torchrun', '--standalone', '--nproc-per-node', 2, *words)]
+
+
+def free_port():
+    with socket.create_server(('127.0.0.1', 0)) as s: return s.getsockname()[1]
 
 
 def launch(command, fails=False, **settings):
@@ -182,10 +187,10 @@ train(sys.argv[1], 'spoilt', dtype=torch.float32, checkpoint_minutes=0)
 def test_launchers_of_accelerate(tmp_path, launcher):
     pytest.importorskip('accelerate')
     if launcher == 'accelerate launch':
-        command = [str(w) for w in (BIN/'accelerate', 'launch', '--multi_gpu', '--num_processes', 2, program(tmp_path, "train(sys.argv[1], n_epochs=2, log=lambda r: print('logged'))"), tmp_path/'two.pt')]
+        command = [str(w) for w in (BIN/'accelerate', 'launch', '--multi_gpu', '--num_processes', 2, '--main_process_port', free_port(), program(tmp_path, "train(sys.argv[1], n_epochs=2, log=lambda r: print('logged'))"), tmp_path/'two.pt')]
     else:
-        body = "from accelerate import notebook_launcher\ndef main(path): train(path, n_epochs=2, log=lambda r: print('logged'))\nnotebook_launcher(main, (sys.argv[1],), num_processes=2)"
-        command = [sys.executable, str(program(tmp_path, body)), str(tmp_path/'two.pt')]
+        body = "from accelerate import notebook_launcher\ndef main(path): train(path, n_epochs=2, log=lambda r: print('logged'))\nnotebook_launcher(main, (sys.argv[1],), num_processes=2, use_port=sys.argv[2])"
+        command = [sys.executable, str(program(tmp_path, body)), str(tmp_path/'two.pt'), str(free_port())]
     out, _ = launch(command)
     assert out.count('logged') == 2
     train(tmp_path/'alone.pt', n_epochs=2)

@@ -23,6 +23,15 @@ ROUNDING = 2e-6  # float32 holds 1 to 6e-8; sums of a few hundred terms
 GAMMAS = 1e-4, .01, .1, 1., 100.
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    "How a sum is shared among threads changes its last bits."
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
+
+
 def walk(seed, *shape): return rng_at(seed, 'seam').normal(size=shape).cumsum(-2).astype('float32')
 def relative(a, b): return (torch.as_tensor(a).double() - torch.as_tensor(b).double()).abs().max().item()/max(1., torch.as_tensor(b).abs().max().item())
 
