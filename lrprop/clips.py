@@ -70,7 +70,7 @@ def _labelled(name: str, frames: VideoFile|PreparedFrames, fps: float, rows: Map
     if key is not None:
         row = rows[key]
         used.add(key)
-        if row.n_frames != len(frames): raise ValueError(f'{row.where}: n_frames is {row.n_frames}, but {frames.path} has {len(frames)} frames')
+        row.check_length(len(frames), frames.path)
         return Video(name, frames, row.phases, row.action, row.split, fps=fps)
     if not isinstance(frames, PreparedFrames): return Video(name, frames, fps=fps)
     line = frames.row

@@ -110,7 +110,7 @@ def video_folder(
     videos = []
     for name, path, row, action, split in list_folder(root, phases, val_fraction, seed):
         frames = VideoFile(path, size)
-        if row is not None and row.n_frames != len(frames): raise ValueError(f'{row.where}: n_frames is {row.n_frames}, but {path} has {len(frames)} frames')
+        if row is not None: row.check_length(len(frames), path)
         videos.append(Video(name, frames, None if row is None else row.phases, action, split, fps=frames.fps))
     return videos
 

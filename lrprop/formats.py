@@ -203,7 +203,7 @@ def write_pouring_fixture(
 # %% ../nbs/18_formats.ipynb #7a2a273f
 def _read_own(name: str, path: Path, row: PhaseRow|None, action: str, split: str) -> RawVideo:
     file = VideoFile(path)
-    if row is not None and row.n_frames != len(file): raise ValueError(f'{row.where}: n_frames is {row.n_frames}, but {path} has {len(file)} frames')
+    if row is not None: row.check_length(len(file), path)
     return RawVideo(name, action, split, len(file), None if row is None else row.phases, str(path), file.fps, path, size=file.shape[1:3])
 
 def find_folder(

@@ -6,15 +6,14 @@
 __all__ = ['check_embeddings', 'pair_neighbours', 'nearest_of_others', 'pair_paths']
 
 # %% ../nbs/60_neighbours.ipynb #aa213d31
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import cast
 
 import numpy as np
 import torch
 
-from .compiled import compiled
+from .compiled import compiled, over_batch
 from .core import check_choice
 from .dtw import cost_matrix, dtw_path
 
@@ -70,14 +69,6 @@ def _filter(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.float32]:
     right[:, -2], right[:, -1] = 1, left[:, -2]
     return left, right, np.float32(8 * (c.shape[1] + 8) * 2.**-24)
 
-def _threads(run: Callable[[int, int], None], n: int, n_cells: int) -> None:
-    "Let `run(start, stop)` do all of n, in slices on several threads if there is enough to do."
-    n_threads = min(n, torch.get_num_threads()) if n_cells >= 2**17 else 1
-    cuts = np.linspace(0, n, n_threads + 1).astype(int)
-    if n_threads == 1: run(0, n)
-    else:
-        with ThreadPoolExecutor(n_threads) as pool: list(pool.map(run, cuts[:-1], cuts[1:]))
-
 # %% ../nbs/60_neighbours.ipynb #718ed701
 @compiled()
 def _square_distance(x: np.ndarray, y: np.ndarray) -> float:
@@ -132,7 +123,7 @@ def pair_neighbours(
             y, at = frames[cuts[j]:cuts[stop]], cuts[j:stop + 1] - cuts[j]
             rough = np.matmul(left[cuts[i]:cuts[i + 1]], right[cuts[j]:cuts[stop]].T, out=room[:len(x) * len(y)].reshape(len(x), -1))
             of_x, of_y = np.empty((stop - j, len(x)), np.int64), np.empty(len(y), np.int64)
-            _threads(partial(_both_ways, rough, x, y, at, slack, of_x, of_y), stop - j, rough.size)
+            over_batch(partial(_both_ways, rough, x, y, at, slack, of_x, of_y), stop - j, rough.size)
             for s in range(stop - j):
                 yield i, j + s, of_x[s]
                 yield j + s, i, of_y[at[s]:at[s + 1]]
@@ -186,7 +177,7 @@ def nearest_of_others(
     for i in range(0, len(frames), rows):
         x, o, f = (v[i:i + rows] for v in (frames, own, found))
         rough = np.matmul(left[i:i + rows], right.T, out=room[:len(x)])
-        _threads(partial(_k_nearest, rough, o, x, frames, slack, f), len(x), rough.size)
+        over_batch(partial(_k_nearest, rough, o, x, frames, slack, f), len(x), rough.size)
     return found
 
 # %% ../nbs/60_neighbours.ipynb #376e672d
@@ -221,5 +212,5 @@ def pair_paths(
         at = np.stack([cuts[batch[:, 0]], cuts[batch[:, 0] + 1], cuts[batch[:, 1]], cuts[batch[:, 1] + 1]], 1)
         if kind == 'cosine':
             for d, (i, j) in zip(D, batch): d[:len(embs[i]), :len(embs[j])] = cost_matrix(embs[i], embs[j], kind)
-        else: _threads(partial(_pair_distances, rows, columns, at, D, kind == 'euclidean'), n, D.size)
+        else: over_batch(partial(_pair_distances, rows, columns, at, D, kind == 'euclidean'), n, D.size)
         yield batch, cast(list[np.ndarray], dtw_path(torch.from_numpy(D), n_frames[batch])[1])

@@ -70,6 +70,13 @@ class PhaseRow:
         "(n_frames,) int64 phase of each frame, or None."
         return np.searchsorted(self.starts, np.arange(self.n_frames), side='right') - 1 if self.starts else None
 
+    def check_length(self,
+        n_frames: int,  # Frames the video has
+        path: str|Path, # Its file, for the message
+    ) -> None:
+        "Raise `ValueError` if the labels were made for another number of frames."
+        if self.n_frames != n_frames: raise ValueError(f'{self.where}: n_frames is {self.n_frames}, but {path} has {n_frames} frames')
+
 def _whole(text: str) -> int:
     "A whole number in plain digits, of which `int` takes more kinds."
     if not _WHOLE.fullmatch(text): raise ValueError

@@ -177,7 +177,7 @@ def _given(videos: Sequence[tuple[Video, Path]], phases: str|Path) -> dict[str, 
     for v, of in videos:
         row = next((rows[k] for k in (v.name, of.name, of.stem) if k in rows), None)
         if row is None: raise ValueError(f"{file}: no line for {v.name}; there are {', '.join(list(rows)[:5])}{' …' if len(rows) > 5 else ''}")
-        if row.n_frames != len(v): raise ValueError(f'{row.where}: n_frames is {row.n_frames}, but {of} has {len(v)} frames')
+        row.check_length(len(v), of)
         if len(row.starts) < 2: raise ValueError(f'{row.where}: {len(row.starts)} phases; a reference has at least 2')
         given[v.name] = replace(v, phases=row.phases, action=row.action)
     return given
