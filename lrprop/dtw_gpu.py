@@ -13,20 +13,20 @@ from .compiled import tl, triton, triton_kernel
 
 # %% ../nbs/30_dtw_gpu.ipynb #2fefb5e5
 @triton_kernel
-def _lengths_of(n, b, T_x, T_y):
+def lengths_of(n, b, T_x, T_y):
     "Lengths of pair `b`; 0, 0 if they are out of range."
     n_x, n_y = tl.load(n + 2*b), tl.load(n + 2*b + 1)
     valid = (n_x >= 1) & (n_x <= T_x) & (n_y >= 1) & (n_y <= T_y)
     return tl.where(valid, n_x, 0).to(tl.int32), tl.where(valid, n_y, 0).to(tl.int32)
 
 @triton_kernel
-def _n_chunks(rows, n_y, W: tl.constexpr, H: tl.constexpr, C: tl.constexpr):
+def n_chunks(rows, n_y, W: tl.constexpr, H: tl.constexpr, C: tl.constexpr):
     "Chunks of C steps until the last strip of `rows` rows has been walked."
     last, lag, long = (rows + H - 1) // H - 1, 3 + (H - 2) // C, (n_y + H + C - 2) // C
     return tl.where(rows > 0, last // W * tl.maximum(long, W*lag) + last % W * lag + long, 0)
 
 @triton_kernel
-def _chunk(q, rows, n_y, W: tl.constexpr, H: tl.constexpr, C: tl.constexpr):
+def chunk_at(q, rows, n_y, W: tl.constexpr, H: tl.constexpr, C: tl.constexpr):
     "Strip and first step of the chunk each of W warps walks at time `q`, both (W, 1); one strip too many if it walks none."
     lag, long = 3 + (H - 2) // C, (n_y + H + C - 2) // C
     u = q - tl.arange(0, W)[:, None]*lag
@@ -36,7 +36,7 @@ def _chunk(q, rows, n_y, W: tl.constexpr, H: tl.constexpr, C: tl.constexpr):
 
 # %% ../nbs/30_dtw_gpu.ipynb #b6306246
 @triton_kernel
-def _costs(cost, strip, k, n_x, n_y, T_y, band, BAND: tl.constexpr, OPEN_END: tl.constexpr, H: tl.constexpr, K: tl.constexpr):
+def tile_costs(cost, strip, k, n_x, n_y, T_y, band, BAND: tl.constexpr, OPEN_END: tl.constexpr, H: tl.constexpr, K: tl.constexpr):
     "Costs (H, K) of steps k, k+1, ... of a strip, whose row h is h columns behind its first; inf where no path may pass. And is one NaN or -inf?"
     h, c = tl.arange(0, H)[:, None], tl.arange(0, K)[None, :]
     i, j = strip*H + h, k + c - h
@@ -51,7 +51,7 @@ def _costs(cost, strip, k, n_x, n_y, T_y, band, BAND: tl.constexpr, OPEN_END: tl
     return d, bad
 
 @triton_kernel
-def _at(strip, k, width, H: tl.constexpr):
+def place_of(strip, k, width, H: tl.constexpr):
     "Where step `k` of a strip is kept."
     return (strip.to(tl.int64)*width + k)*H
 
@@ -59,15 +59,15 @@ def _at(strip, k, width, H: tl.constexpr):
 def _skew_kernel(cost, n, D, flag, T_x, T_y, band, width, BAND: tl.constexpr, OPEN_END: tl.constexpr, H: tl.constexpr, K: tl.constexpr):
     "Turn a tile of a strip so that the cells of a step lie side by side."
     b, strip, tile = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
-    n_x, n_y = _lengths_of(n, b, T_x, T_y)
-    d, bad = _costs(cost + b*T_x*T_y, strip, tile*K, n_x, n_y, T_y, band, BAND, OPEN_END, H, K)
+    n_x, n_y = lengths_of(n, b, T_x, T_y)
+    d, bad = tile_costs(cost + b*T_x*T_y, strip, tile*K, n_x, n_y, T_y, band, BAND, OPEN_END, H, K)
     h, k = tl.arange(0, H)[:, None], tile*K + tl.arange(0, K)[None, :]
-    tl.store(D + _at(b*tl.num_programs(1) + strip, k, width, H) + h, d, mask=(strip*H < n_x + OPEN_END) & (k < width))
+    tl.store(D + place_of(b*tl.num_programs(1) + strip, k, width, H) + h, d, mask=(strip*H < n_x + OPEN_END) & (k < width))
     tl.store(flag + (b*tl.num_programs(1) + strip)*tl.num_programs(2) + tile, tl.max(bad.to(tl.int32)))
 
 # %% ../nbs/30_dtw_gpu.ipynb #ff98c0bb
 @triton_kernel
-def _any(flag, n_flags):
+def any_flag(flag, n_flags):
     "The largest of the flags of a pair's tiles."
     t = tl.arange(0, 128)
     f = tl.zeros((128,), tl.int32)
@@ -84,7 +84,7 @@ def _trace(steps, path, n_x, n_y, width, OPEN_BEGIN: tl.constexpr, OPEN_END: tl.
             tl.store(path - 2*t - 1, j.to(tl.int64))
             t += 1
         k = j + i % H
-        word = tl.load(steps + _at(i // H, k // C, width // C, H) + i % H)
+        word = tl.load(steps + place_of(i // H, k // C, width // C, H) + i % H)
         step = tl.where(j == 0, 1, (word >> k % C * 2) & 3)
         if i == 0: more = (j > 0) & ~((step != 2) & OPEN_BEGIN)
         step = tl.where(i == 0, 2, step)
@@ -98,8 +98,8 @@ def _dtw_kernel(D, n, flag, edge, steps, value, path, n_path, T_x, T_y, width, n
                 OPEN_BEGIN: tl.constexpr, OPEN_END: tl.constexpr, W: tl.constexpr, H: tl.constexpr, C: tl.constexpr):
     "One pair: eq. 6 along the anti-diagonals of strips of H rows, a warp a strip; then the path."
     b = tl.program_id(0).to(tl.int64)
-    n_x, n_y = _lengths_of(n, b, T_x, T_y)
-    rows, inf, size = n_x + OPEN_END, float('inf'), _at(b*n_strips, 0, width, H)
+    n_x, n_y = lengths_of(n, b, T_x, T_y)
+    rows, inf, size = n_x + OPEN_END, float('inf'), place_of(b*n_strips, 0, width, H)
     D += size; steps += size // C; edge += b*(width + 2*H) + H; flag += b*n_flags; path += (b + 1)*(T_x + T_y - 1)*2
     h = tl.arange(0, H)[None, :]
     above = tl.maximum(h - 1, 0) + tl.zeros((W, H), tl.int32)
@@ -109,10 +109,10 @@ def _dtw_kernel(D, n, flag, edge, steps, value, path, n_path, T_x, T_y, width, n
     for j in range(0, width, H):                                                   # above row 0: a start, or nothing
         tl.store(edge + j + tl.arange(0, H), tl.full((H,), 0. if OPEN_BEGIN else inf, tl.float64))
     tl.debug_barrier()
-    strip, s = _chunk(-1, rows, n_y, W, H, C)
-    for q in range(-1, _n_chunks(rows, n_y, W, H, C)):
-        strip1, s1 = _chunk(q + 1, rows, n_y, W, H, C)                             # asked for one chunk ahead
-        at, d1, top1 = _at(tl.minimum(strip1, n_strips - 1), s1, width, H) + h, (), ()
+    strip, s = chunk_at(-1, rows, n_y, W, H, C)
+    for q in range(-1, n_chunks(rows, n_y, W, H, C)):
+        strip1, s1 = chunk_at(q + 1, rows, n_y, W, H, C)                             # asked for one chunk ahead
+        at, d1, top1 = place_of(tl.minimum(strip1, n_strips - 1), s1, width, H) + h, (), ()
         for c in tl.static_range(C):
             d1, top1 = d1 + (tl.load(D + at + c*H),), top1 + (tl.load(edge + s1 + h + c, mask=h == 0),)
         i = strip*H + h
@@ -130,20 +130,21 @@ def _dtw_kernel(D, n, flag, edge, steps, value, path, n_path, T_x, T_y, width, n
             word |= tl.where(ahead, 2, tl.where(up < diag, 1, 0)) << 2*c
             r, diag = d[c].to(tl.float64) + tl.where(ahead, r, best), up
             tl.store(below + c, r, mask=h == end)
-        tl.store(steps + _at(strip, s // C, width // C, H) + h, word, mask=i < rows)
+        tl.store(steps + place_of(strip, s // C, width // C, H) + h, word, mask=i < rows)
         tl.debug_barrier()
         d, top, strip, s = d1, top1, strip1, s1
     tl.store(n_path + b, _trace(steps, path, n_x, n_y, width, OPEN_BEGIN, OPEN_END, H, C).to(tl.int64))
     v = tl.load(edge + n_y - 1, mask=n_x > 0, other=float('nan'))
-    tl.store(value + b, tl.where(_any(flag, n_flags) > 0, float('nan'), v))
+    tl.store(value + b, tl.where(any_flag(flag, n_flags) > 0, float('nan'), v))
 
-# %% ../nbs/30_dtw_gpu.ipynb #a02e9d21
-def _sizes(cost: Tensor, rows: int, size: tuple[int, int, int]|None) -> tuple[int, ...]:
+# %% ../nbs/30_dtw_gpu.ipynb #96aa69d8
+def strip_sizes(cost: Tensor, rows: int, size: tuple[int, int, int]|None) -> tuple[int, ...]:
     "Warps, rows of a strip and steps of a chunk; strips, steps of a strip; columns of a tile and tiles of a strip."
     W, H, C = size or (min(4 if rows <= 256 else 8, triton.next_power_of_2(triton.cdiv(rows, 32))), 32, 16)
     K, width = 4*C, triton.cdiv(cost.shape[2] + H - 1, 16)*16
     return W, H, C, triton.cdiv(rows, H), width, K, triton.cdiv(width, K)
 
+# %% ../nbs/30_dtw_gpu.ipynb #a02e9d21
 def exact_gpu(
     cost: Tensor,                 # (B, Tx, Ty) float32 or float64
     n: Tensor,                    # (B, 2) int64 valid lengths on the cost's device
@@ -155,7 +156,7 @@ def exact_gpu(
     "DTW by two launches; nothing is read back."
     cost, n = cost.contiguous(), n.contiguous()
     B, T_x, T_y = cost.shape
-    W, H, C, S, width, K, tiles = _sizes(cost, T_x + open_end, size)
+    W, H, C, S, width, K, tiles = strip_sizes(cost, T_x + open_end, size)
     new = lambda *shape, dtype=torch.int64: torch.empty(shape, dtype=dtype, device=cost.device)
     D, flag = new(B, S, width, H, dtype=cost.dtype), new(B, S, tiles, dtype=torch.int32)
     path, value, n_path = new(B, T_x + T_y - 1, 2).zero_(), new(B, dtype=torch.float64), new(B)

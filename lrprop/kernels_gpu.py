@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .compiled import tl, triton_kernel
-from .dtw_gpu import _any, _at, _chunk, _costs, _lengths_of, _n_chunks, _sizes
+from .dtw_gpu import any_flag, chunk_at, lengths_of, n_chunks, place_of, strip_sizes, tile_costs
 
 # %% ../nbs/32_kernels_gpu.ipynb #ad80aa70
 @triton_kernel
@@ -75,10 +75,10 @@ def _power(e, c, LOG: tl.constexpr):
 def _cells_kernel(cost, n, A, L, flag, T_x, T_y, band, width, c_hi, c_lo, BAND: tl.constexpr, OPEN_END: tl.constexpr, H: tl.constexpr, K: tl.constexpr):
     "All that a cell can do alone: `A`, `L` get k and n (in float64 `A` the cost), step by step; `flag` is 2 for NaN or -inf, 1 for out of range."
     b, strip, tile = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
-    n_x, n_y = _lengths_of(n, b, T_x, T_y)
-    d, bad = _costs(cost + b*T_x*T_y, strip, tile*K, n_x, n_y, T_y, band, BAND, OPEN_END, H, K)
+    n_x, n_y = lengths_of(n, b, T_x, T_y)
+    d, bad = tile_costs(cost + b*T_x*T_y, strip, tile*K, n_x, n_y, T_y, band, BAND, OPEN_END, H, K)
     h, k = tl.arange(0, H)[:, None], tile*K + tl.arange(0, K)[None, :]
-    at, mask, f = _at(b*tl.num_programs(1) + strip, k, width, H) + h, (strip*H < n_x + OPEN_END) & (k < width), tl.where(bad, 2, 0)
+    at, mask, f = place_of(b*tl.num_programs(1) + strip, k, width, H) + h, (strip*H < n_x + OPEN_END) & (k < width), tl.where(bad, 2, 0)
     if d.dtype == tl.float32:
         d, e, far = _split(d, tl.minimum((1 << 28) / (n_x + n_y + 1).to(tl.float32), 4194304.), c_hi, c_lo)
         tl.store(L + at, e.to(tl.float32, bitcast=True), mask=mask)
@@ -100,15 +100,15 @@ def _forward(A, L, edge, n_x, n_y, c, width, n_strips, OPEN_BEGIN: tl.constexpr,
     bm, be = _power(tl.full((H,), -1 if OPEN_BEGIN else DEAD, tl.int32), c, LOG)
     for j in range(0, width, H): tl.store(edge + j + tl.arange(0, H), _pack(bm, be, LOG)) # above row 0
     tl.debug_barrier()
-    strip, s = _chunk(-1, rows, n_y, W, H, C)
-    for q in range(-1, _n_chunks(rows, n_y, W, H, C)):
-        strip1, s1 = _chunk(q + 1, rows, n_y, W, H, C)
-        at1, k1, n1, top1 = _at(tl.minimum(strip1, n_strips - 1), s1, width, H) + h, (), (), ()
+    strip, s = chunk_at(-1, rows, n_y, W, H, C)
+    for q in range(-1, n_chunks(rows, n_y, W, H, C)):
+        strip1, s1 = chunk_at(q + 1, rows, n_y, W, H, C)
+        at1, k1, n1, top1 = place_of(tl.minimum(strip1, n_strips - 1), s1, width, H) + h, (), (), ()
         for i in tl.static_range(C):
             k1, top1 = k1 + (tl.load(A + at1 + i*H),), top1 + (tl.load(edge + s1 + h + i, mask=h == 0),)
             n1 = n1 + (e if LOG else tl.load(L + at1 + i*H).to(tl.int32, bitcast=True),)
         end = tl.minimum(H, rows - strip*H) - 1
-        at, below, row = _at(strip, s, width, H) + h, edge + s - 2*end + h, strip*H + h
+        at, below, row = place_of(strip, s, width, H) + h, edge + s - 2*end + h, strip*H + h
         d0, f0 = _power(tl.where(row == 0, 0 - OPEN_BEGIN, DEAD), c, LOG)
         if not LOG:                                                                       # mantissas back to [1, 2)
             bits = m.to(tl.int32, bitcast=True)
@@ -143,17 +143,17 @@ def _backward(A, L, edge, seed, rows, n_y, width, W: tl.constexpr, H: tl.constex
     for _ in tl.static_range(C): a, l, top = a + (zero,), l + (zero,), top + (zero,)
     for j in range(0, width + H, H): tl.store(edge + j - H + tl.arange(0, H), tl.zeros((H,), A.dtype.element_ty))
     tl.debug_barrier()
-    strip, s = _chunk(-1, rows, n_y, W, H, C)
-    for q in range(-1, _n_chunks(rows, n_y, W, H, C)):
-        strip1, s1 = _chunk(q + 1, rows, n_y, W, H, C)
+    strip, s = chunk_at(-1, rows, n_y, W, H, C)
+    for q in range(-1, n_chunks(rows, n_y, W, H, C)):
+        strip1, s1 = chunk_at(q + 1, rows, n_y, W, H, C)
         z1, p1 = long*C - 1 - s1, n_strips - 1 - strip1                                   # first step and strip of the chunk, mirrored back
-        at1, a1, l1, top1 = _at(tl.maximum(p1, 0), z1, width, H) + h, (), (), ()
+        at1, a1, l1, top1 = place_of(tl.maximum(p1, 0), z1, width, H) + h, (), (), ()
         for i in tl.static_range(C):
             real = z1 - i < n_y + H - 1
             a1, l1 = a1 + (tl.load(A + at1 - i*H, mask=real, other=0),), l1 + (tl.load(L + at1 - i*H, mask=real, other=0),)
             top1 = top1 + (tl.load(edge + z1 - 2*(H - 1) + h - i, mask=h == H - 1),)
         z, p = long*C - 1 - s, n_strips - 1 - strip
-        at, row, leave = _at(p, z, width, H) + h, p*H + h, edge + z + h
+        at, row, leave = place_of(p, z, width, H) + h, p*H + h, edge + z + h
         start, until = tl.where(row == rows - 1, seed, 0.).to(A.dtype.element_ty), z - (n_y - 1 + (rows - 1) % H)
         left, up, diag, before = tl.where(s == 0, 0., left), tl.where(s == 0, 0., up), tl.where(s == 0, 0., diag), tl.where(s == 0, 0., before)
         for i in tl.static_range(C):
@@ -171,18 +171,18 @@ def _soft_kernel(cost, n, A, L, flag, edge, edge_up, value, T_x, T_y, band, widt
                  W: tl.constexpr, H: tl.constexpr, C: tl.constexpr, K: tl.constexpr):
     "One pair, forward and backward; forward again in log space if exponents of 30 bits do not do."
     b = tl.program_id(0).to(tl.int64)
-    n_x, n_y = _lengths_of(n, b, T_x, T_y)
-    rows, c, size = n_x + OPEN_END, tl.zeros((), tl.float64) + c_hi + c_lo + c_rest, _at(b*n_strips, 0, width, H)
+    n_x, n_y = lengths_of(n, b, T_x, T_y)
+    rows, c, size = n_x + OPEN_END, tl.zeros((), tl.float64) + c_hi + c_lo + c_rest, place_of(b*n_strips, 0, width, H)
     A += size; L += size; edge += b*(width + 2*H) + H; edge_up += b*(width + 2*H) + H
-    f, v = _any(flag + b*n_strips*n_tiles, n_strips*n_tiles), tl.full((), float('nan'), tl.float64)
+    f, v = any_flag(flag + b*n_strips*n_tiles, n_strips*n_tiles), tl.full((), float('nan'), tl.float64)
     if n_x > 0:
         if LOG: v = _forward(A, L, edge, n_x, n_y, c, width, n_strips, OPEN_BEGIN, OPEN_END, True, W, H, 4)
         elif f == 0: v = _forward(A, L, edge, n_x, n_y, c, width, n_strips, OPEN_BEGIN, OPEN_END, False, W, H, C)
         elif f == 1:
             for t in range((rows + H - 1) // H * n_tiles):
                 h, k, p = tl.arange(0, H)[:, None], t % n_tiles * K + tl.arange(0, K)[None, :], t // n_tiles
-                d, _ = _costs(cost + b*T_x*T_y, p, t % n_tiles * K, n_x, n_y, T_y, band, BAND, OPEN_END, H, K)
-                tl.store(A + _at(p, k, width, H) + h, d, mask=k < width)
+                d, _ = tile_costs(cost + b*T_x*T_y, p, t % n_tiles * K, n_x, n_y, T_y, band, BAND, OPEN_END, H, K)
+                tl.store(A + place_of(p, k, width, H) + h, d, mask=k < width)
             tl.debug_barrier()
             v = _forward(A, L, edge, n_x, n_y, c, width, n_strips, OPEN_BEGIN, OPEN_END, True, W, H, 4)
         v = tl.where(f > 1, float('nan'), v)
@@ -194,11 +194,11 @@ def _soft_kernel(cost, n, A, L, flag, edge, edge_up, value, T_x, T_y, band, widt
 def _turn_kernel(A, n, value, E, T_x, T_y, width, H: tl.constexpr, K: tl.constexpr):
     "Turn a tile of alignments back; 0 beyond the lengths."
     b, strip, tile = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
-    n_x, n_y = _lengths_of(n, b, T_x, T_y)
+    n_x, n_y = lengths_of(n, b, T_x, T_y)
     h, k = tl.arange(0, H)[:, None], tile*K + tl.arange(0, K)[None, :]
     i, j = strip*H + h, k - h
     n_x = tl.where(tl.load(value + b) < float('inf'), n_x, 0)      # no way at all, or NaN: 0 everywhere
-    x = tl.load(A + _at(b*tl.num_programs(1) + strip, k, width, H) + h, mask=(i < n_x) & (j < n_y) & (k < width), other=0)
+    x = tl.load(A + place_of(b*tl.num_programs(1) + strip, k, width, H) + h, mask=(i < n_x) & (j < n_y) & (k < width), other=0)
     tl.store(E + b*T_x*T_y + i.to(tl.int64)*T_y + j, tl.minimum(x, 1.), mask=(i < T_x) & (j >= 0) & (j < T_y))
 
 # %% ../nbs/32_kernels_gpu.ipynb #0002dfcc
@@ -215,7 +215,7 @@ def soft_gpu(
     "Soft-DTW by three launches; nothing is read back."
     cost, n = cost.contiguous(), n.contiguous()
     B, T_x, T_y = cost.shape
-    W, H, C, S, width, K, tiles = _sizes(cost, T_x + open_end, size)
+    W, H, C, S, width, K, tiles = strip_sizes(cost, T_x + open_end, size)
     new = lambda *shape, dtype=cost.dtype: torch.empty(shape, dtype=dtype, device=cost.device)
     (A, L), value, flag = new(2, B, S, width, H), new(B), new(B, S, tiles, dtype=torch.int32)
     c, parts, band = math.log2(math.e) / gamma, [], min(band, T_x + T_y)
