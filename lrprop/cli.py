@@ -121,10 +121,11 @@ class Prepare:
     seed: int = 0                 # folder: of the choice of validation videos where no table says
 
     def run(self) -> None:
+        from lrprop.core import check_new
         from lrprop.dataset import load_prepared
         from lrprop.phases import write_phases_template
         from lrprop.prepare import describe_prepared, prepare
-        if self.template is not None and self.template.exists(): raise FileExistsError(f'{self.template}: exists and may hold labels; choose another name, or move it away')
+        if self.template is not None: check_new(self.template)
         done = prepare(self.dataset, self.source, self.root, self.phases, self.jobs, self.cluster, self.on_error, self.copy, self.hashes, self.seed, verify=self.verify)
         print(describe_prepared(done, self.dataset))
         if self.template is not None: print(f'a table of phases to fill in is {write_phases_template(load_prepared(done.folder), self.template)}; prepare again with --phases to use it')

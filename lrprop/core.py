@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NO_SPACE', 'FrameSource', 'content_hash', 'Video', 'Batch', 'rng_at', 'seed_torch_at', 'pick_device', 'check_choice',
-           'check_count', 'check_new', 'replacing', 'is_left_over']
+           'check_count', 'evenly', 'check_new', 'replacing', 'is_left_over']
 
 # %% ../nbs/00_core.ipynb #221a4218
 import errno
@@ -125,6 +125,14 @@ def check_count(
     "Return `value` if it is a whole number from `least` on, else raise a `ValueError`; `True` counts nothing."
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least: raise ValueError(f'{what} is {value!r}; valid: a whole number, {least} or more')
     return int(value)
+
+# %% ../nbs/00_core.ipynb #43506b5f
+def evenly(
+    n: int,     # How many there are
+    count: int, # How many are wanted, at least 1
+) -> np.ndarray: # (min(n, count),) int64, increasing
+    "Positions among `n`, evenly spread from the first to the last; all where no more are wanted than there are."
+    return np.linspace(0, n - 1, min(n, check_count('count', count))).round().astype(np.int64)
 
 # %% ../nbs/00_core.ipynb #d928fb74
 def check_new(

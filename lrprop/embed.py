@@ -10,7 +10,7 @@ __all__ = ['INDEX_FILE', 'PICTURE_FILE', 'Run', 'load_run', 'Model', 'open_model
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ import torch
 from .backbone import BACKBONES, Backbone, PaperBackbone, load_backbone
 from .cache import cached_features
 from .checkpoint import check_same_config, encoder_file, load_encoder
-from .core import Video, check_new, content_hash, is_left_over, pick_device, replacing
+from .core import Video, check_new, content_hash, evenly, is_left_over, pick_device, replacing
 from .dataset import INDEX, PreparedFrames, Row, check_file, read_index
 from .encoder import Encoder
 from .evaluate import Embed, embed_trained
@@ -203,13 +203,11 @@ def _embed_one(item: tuple[str, Opener, dict[str, Any]|None], model: Model, out:
     with replacing(path) as unfinished: np.save(unfinished, embs)
     return row, True
 
-def _some(items: Sequence[Any], n: int) -> list[Any]:
-    "At most n of them, evenly spread, the first and the last included."
-    return [items[i] for i in np.linspace(0, len(items) - 1, min(n, len(items))).round().astype(int)]
-
 def _drawn(path: Path) -> np.ndarray:
     "Some frames of an array; `ValueError` naming a file that holds none."
-    try: return np.stack(_some(np.load(path, mmap_mode='r', allow_pickle=False), _FRAMES))
+    try:
+        frames = np.load(path, mmap_mode='r', allow_pickle=False)
+        return np.asarray(frames[evenly(len(frames), _FRAMES)])
     except (ValueError, EOFError) as e: raise ValueError(f'{path}: is damaged ({e}); delete it, and embed again') from None
 
 def _draw(folder: Path, rows: dict[str, dict[str, Any]]) -> None:
@@ -217,7 +215,8 @@ def _draw(folder: Path, rows: dict[str, dict[str, Any]]) -> None:
     from lrprop.viz import plot_embedding, save_figure
     picture, index = folder/PICTURE_FILE, folder/INDEX_FILE
     if picture.exists() and picture.stat().st_mtime_ns >= index.stat().st_mtime_ns: return
-    names = _some([name for name in sorted(rows) if (folder/rows[name]['file']).exists()], _CLIPS)
+    there = [name for name in sorted(rows) if (folder/rows[name]['file']).exists()]
+    names = [there[i] for i in evenly(len(there), _CLIPS)]
     save_figure(plot_embedding([_drawn(folder/rows[name]['file']) for name in names], names=names), picture)
 
 def embed_folder(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEY_EVENTS', 'ACTIONS', 'N_PHASES', 'PHASE_NAMES', 'MAX_FRAMES', 'canonical_action', 'PhaseRow', 'read_phases',
-           'write_phases_template']
+           'phase_runs', 'write_phases_template']
 
 # %% ../nbs/08_phases.ipynb #5278070d
 import csv
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .core import Video, check_choice, replacing
+from .core import Video, check_choice, check_new, replacing
 
 # %% ../nbs/08_phases.ipynb #e9343ece
 KEY_EVENTS: dict[str, tuple[str, ...]] = {
@@ -128,18 +128,25 @@ def read_phases(
         if len(row.starts) != len(like.starts): raise ValueError(f"{row.where}: {len(row.starts)} phases, but {like.video!r} of the same action {row.action!r} has {len(like.starts)}")
     return rows
 
+# %% ../nbs/08_phases.ipynb #b59b5d2c
+def phase_runs(
+    video: Video, # With phases
+) -> np.ndarray: # (n,) int64
+    "First frame of each run of one phase; `ValueError` for a video without phases."
+    if video.phases is None: raise ValueError(f'{video.name} has no phases')
+    return np.concatenate([[0], np.flatnonzero(np.diff(video.phases)) + 1])
+
 # %% ../nbs/08_phases.ipynb #6372b32f
 def write_phases_template(
     videos: Sequence[Video], # Whose phases are to be labelled
     path: str|Path,          # CSV file to make
 ) -> Path: # The path written
-    "Write a table of phases to fill in (labels that are there are kept); raises `FileExistsError` rather than overwrite, `ValueError` for phases that no table holds."
+    "Write a table of phases to fill in (labels that are there are kept); raises as `check_new` rather than overwrite, `ValueError` for phases that no table holds."
     path = Path(path)
-    if path.exists(): raise FileExistsError(f'{path}: exists and may hold labels; choose another name, or move it away')
-    if not path.parent.is_dir(): raise FileNotFoundError(f'{path}: its folder does not exist')
+    check_new(path)
     for v in videos:
         if v.phases is not None and ((v.phases[:1] != 0).any() or not np.isin(np.diff(v.phases), (0, 1)).all()): raise ValueError(f'{v.name}: phases {np.unique(v.phases)[:20].tolist()} do not go from 0 upwards, frame by frame and without a gap, which alone a table can hold')
-    def starts(v: Video) -> str: return '' if v.phases is None else ' '.join(map(str, [0, *(np.flatnonzero(np.diff(v.phases)) + 1).tolist()]))
+    def starts(v: Video) -> str: return '' if v.phases is None else ' '.join(map(str, phase_runs(v).tolist()))
     with replacing(path) as unfinished, open(unfinished, 'w', encoding='utf-8', newline='') as file:
         csv.writer(file, lineterminator='\n').writerows([_COLUMNS, *((v.name, v.action, v.split, len(v), starts(v)) for v in videos)])
     return path

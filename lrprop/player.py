@@ -23,7 +23,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from .align import Alignment
-from .core import Video, replacing
+from .core import Video, evenly, replacing
+from .phases import phase_runs
 from .side_by_side import PHASE_COLORS, images_of
 from .viz import plot_aligned_frames
 
@@ -69,16 +70,16 @@ def _matrix(alignment: Alignment, frames: np.ndarray, partners: np.ndarray) -> d
     Image.fromarray(grey.T[::-1].round().astype('uint8')).save(file, 'PNG')
     steps = np.diff(alignment.path, axis=0)
     path = alignment.path[np.r_[True, (steps[1:] != steps[:-1]).any(1), True][-len(alignment.path):]]
-    if len(path) > _CORNERS: path = path[np.linspace(0, len(path) - 1, _CORNERS).round().astype(int)]
+    path = path[evenly(len(path), _CORNERS)]
     distance = [None if i < 0 else round(float(c), 4) for c, i in zip(alignment.partner_costs()[frames], partners)]
     return dict(png=base64.b64encode(file.getvalue()).decode(), path=path.tolist(), distance=distance)
 
 # %% ../nbs/72_player.ipynb #0f575b8d
-def _runs(phases: np.ndarray|None) -> list[list[int]]|None:
+def _runs(video: Video) -> list[list[int]]|None:
     "Phases as runs [phase, length]."
-    if phases is None: return None
-    first = np.r_[0, np.flatnonzero(np.diff(phases)) + 1]
-    runs: list[list[int]] = np.stack([np.asarray(phases)[first], np.diff(np.append(first, len(phases)))], 1).tolist()
+    if video.phases is None: return None
+    first = phase_runs(video)
+    runs: list[list[int]] = np.stack([video.phases[first], np.diff(np.append(first, len(video)))], 1).tolist()
     return runs
 
 def _check(videos: Sequence[Video], alignments: Sequence[Alignment], height: int, quality: int, step: int) -> None:
@@ -101,7 +102,7 @@ def _content(videos: Sequence[Video], alignments: Sequence[Alignment], height: i
     with tqdm(desc='pictures', total=sum(map(len, needed)), unit='frame', disable=not progress) as bar:
         for video, frames, shown in zip(videos, needed, partners):
             jpegs, size = _pictures(video, frames, height, quality, bar)
-            records.append(dict(name=video.name, fps=float(video.fps), n=len(video), width=size[0], height=size[1], frames=frames.tolist(), phases=_runs(video.phases),
+            records.append(dict(name=video.name, fps=float(video.fps), n=len(video), width=size[0], height=size[1], frames=frames.tolist(), phases=_runs(video),
                                 offsets=np.cumsum([0, *map(len, jpegs)]).tolist(), shown=np.where(shown < 0, -1, np.searchsorted(frames, shown)).tolist()))
             blobs.append(b''.join(jpegs))
     others = videos[1].name if len(videos) == 2 else f'{len(videos) - 1} others'

@@ -19,7 +19,8 @@ from .align import align, directions
 from .compare import medoid, pair_distances
 from .compiled import compiled
 from .core import Video, check_new, replacing
-from .side_by_side import phase_rgb, phase_runs
+from .phases import phase_runs
+from .side_by_side import phase_rgb
 from .transfer import Transferred, transfer
 from .viz import LINE_COLORS, new_figure
 

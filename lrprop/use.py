@@ -24,10 +24,10 @@ from .core import Video, check_choice, check_new, replacing
 from .data import choose_val
 from .embed import Opener
 from .formats import phases_from
-from .phases import read_phases, write_phases_template
+from .phases import phase_runs, read_phases, write_phases_template
 from .player import write_player
 from .runs import write_json
-from .side_by_side import phase_rgb, phase_runs, write_side_by_side
+from .side_by_side import phase_rgb, write_side_by_side
 from .transfer import Transferred, transfer
 from .viz import new_figure, plot_alignments, save_figure
 

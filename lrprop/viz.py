@@ -20,7 +20,7 @@ from matplotlib.gridspec import SubplotSpec
 from matplotlib.patheffects import withStroke
 
 from .align import Alignment
-from .core import Video, replacing
+from .core import Video, check_count, evenly, replacing
 from .side_by_side import phase_rgb
 
 # %% ../nbs/71_viz.ipynb #e4fc5ee3
@@ -129,11 +129,6 @@ def _frame_grid(videos: Sequence[Video], rows: Sequence[np.ndarray], width: floa
         row[0].text(-.06, .5, video.name, transform=row[0].transAxes, rotation=90, ha='right', va='center', fontsize=7)
     return figure
 
-def _spread(n: int, columns: int) -> np.ndarray:
-    "`columns` frames, or all if there are fewer, from the first to the last of `n`."
-    if columns < 1: raise ValueError(f'columns {columns}; valid: at least 1')
-    return np.linspace(0, n - 1, min(columns, n)).round().astype(int)
-
 def contact_sheet(
     videos: Sequence[Video], # Videos of images
     columns: int = 8,        # Frames a video, evenly spread, first and last included
@@ -141,7 +136,7 @@ def contact_sheet(
 ) -> Figure: # One row a video
     "Frames of several videos; `ValueError` for no video, a frame that does not exist, or frames that are no images."
     if len(videos) == 0: raise ValueError('no video to show; valid: at least 1')
-    asked = [_spread(len(v), columns) for v in videos] if indices is None else indices if np.ndim(indices[0]) else [indices]*len(videos)
+    asked = [evenly(len(v), check_count('columns', columns)) for v in videos] if indices is None else indices if np.ndim(indices[0]) else [indices]*len(videos)
     rows = [np.asarray(k) for k in asked]
     if len(rows) != len(videos): raise ValueError(f'indices for {len(rows)} videos, but {len(videos)} are given')
     for v, k in zip(videos, rows):
@@ -157,7 +152,7 @@ def plot_aligned_frames(
     if len(videos) != len(alignments) + 1: raise ValueError(f'{len(videos)} videos and {len(alignments)} alignments; valid: one alignment for each video but the first')
     for v, a in zip(videos[1:], alignments):
         if a.shape != (len(videos[0]), len(v)): raise ValueError(f'the alignment of {v.name} is of {a.shape} frames; valid: {(len(videos[0]), len(v))}')
-    shown = _spread(len(videos[0]), columns)
+    shown = evenly(len(videos[0]), check_count('columns', columns))
     return _frame_grid(videos, [shown, *(a.warp()[shown] for a in alignments)])
 
 # %% ../nbs/71_viz.ipynb #8caa3f94

@@ -124,6 +124,16 @@ def test_only_whole_numbers_count(value, least):
     else: refuses(lambda: core.check_count('k', value, least), repr(value))
 
 
+@of('core', 'evenly')
+@given(st.integers(0, 10**6), st.integers(-2, 300))
+def test_evenly(n, count):
+    if count < 1: refuses(lambda: core.evenly(n, count), f'count is {count}')
+    else:
+        k = core.evenly(n, count)
+        assert len(k) == min(n, count) and (np.diff(k) > 0).all() and k[:1].tolist() == [0]*(n > 0)
+        if len(k) > 1: assert k[-1] == n - 1 and np.ptp(np.diff(k)) <= 1
+
+
 @of('core', 'check_new')
 @given(st.sampled_from(('', '/', '.', '..', 'new', 'there', 'there/new', 'none/new', 'folder', 'folder/new')))
 def test_nothing_is_overwritten(tmp_path_factory, name):
@@ -180,6 +190,14 @@ def test_actions(name):
     try: action = phases.canonical_action(name)
     except ValueError as e: assert repr(name) in str(e)
     else: assert len(phases.PHASE_NAMES[action]) == phases.N_PHASES[action] == len(phases.KEY_EVENTS[action]) + 1 and (action in phases.ACTIONS) == (action != 'pouring')
+
+
+@of('phases', 'phase_runs')
+@given(SEED, st.integers(1, 30))
+def test_phase_runs(seed, n):
+    labels = np.sort(rng_at(seed, 'phases').integers(0, 4, n))
+    assert phases.phase_runs(Video('clip', np.zeros((n, 1)), labels)).tolist() == [t for t in range(n) if t == 0 or labels[t] != labels[t - 1]]
+    refuses(lambda: phases.phase_runs(Video('clip', np.zeros((n, 1)))), 'clip has no phases')
 
 
 @of('phases', 'write_phases_template', 'PhaseRow', 'MAX_FRAMES')
@@ -883,14 +901,6 @@ def test_directions(seed, n, center, scale):
     x = normal(seed, n, 3)
     assert np.allclose(align.directions(x*scale, center, 'clip'), unit(x - x.mean(0) if center else x)) and not align.directions(np.zeros((n, 3)), center, 'clip').any()
     for bad in (nan, inf, -inf, 1e200): refuses(lambda: align.directions(np.where(np.arange(n)[:, None] == 1, bad, x), center, 'clip'), 'clip: the embedding of frame 1')
-
-
-@of('side_by_side', 'phase_runs')
-@given(SEED, st.integers(1, 30))
-def test_phase_runs(seed, n):
-    phases = np.sort(rng_at(seed, 'phases').integers(0, 4, n))
-    assert side_by_side.phase_runs(Video('clip', np.zeros((n, 1)), phases)).tolist() == [t for t in range(n) if t == 0 or phases[t] != phases[t - 1]]
-    refuses(lambda: side_by_side.phase_runs(Video('clip', np.zeros((n, 1)))), 'clip has no phases')
 
 
 @of('side_by_side', 'PHASE_COLORS', 'images_of', 'phase_rgb', 'synchronise', 'write_side_by_side')
