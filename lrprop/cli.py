@@ -63,7 +63,7 @@ class Train:
     n_videos: int = 2           # Videos a batch
     seed: int = 0               # Of weights, sampling and augmentation
     device: str = 'auto'        # auto, cpu, cuda, …
-    results: Path|None = None   # Also write the record there, as NAME.json
+    results: Path|None = None   # Also write the record there, as NAME.json; one of another configuration is not replaced
     track: str = 'auto'         # Curves: auto (TensorBoard if it is installed), none, tensorboard, or a tracker of accelerate: wandb, mlflow, …
     evaluate_every: int = 0     # Also score every so many epochs while training; 0: only at the end
     checkpoint_minutes: float = 5. # Between checkpoints; SIGTERM writes one too, and the same command goes on from it
@@ -75,7 +75,7 @@ class Train:
 
         from lrprop.distributed import joined, rank
         from lrprop.experiments import Experiment
-        from lrprop.runs import actions_table, run, write_json
+        from lrprop.runs import actions_table, check_record, read_json, run, write_json
         from lrprop.viz import format_scores, plot_losses, save_figure
         from lrprop.watch import Watch
         settings = {k: v for k, v in asdict(self).items() if k not in ('folder', 'out', 'device', 'results') and v is not None}
@@ -83,14 +83,16 @@ class Train:
         if self.folder is not None: settings |= self._choose(self.folder, settings)
         experiment = Experiment(**settings)
         folder = self.out or Path('runs')/experiment.name
+        record = None if self.results is None else self.results/f'{experiment.name}.json'
+        if record is not None and record.exists(): check_record(experiment, read_json(record), record)
         with joined():
             result = run(experiment, folder, device=self.device, watch=watch)
             if rank() > 0: return
-        if self.results is not None: write_json(self.results/f'{experiment.name}.json', result)
+        if record is not None: write_json(record, result)
         curve = folder/'losses.png'
         if result['history']: save_figure(plot_losses(result['history']), curve)
         print(f"\n{format_scores(actions_table(result), markdown=False)}\n\neverything is in {folder}{f', how the loss fell in {curve}'*bool(result['history'])}")
-        if self.folder is not None: print(f'use it with: lrprop align A.mp4 B.mp4 -o both.mp4 --model {folder}')
+        if self.folder is not None and result['history']: print(f'use it with: lrprop align A.mp4 B.mp4 -o both.mp4 --model {folder}')
 
     def _choose(self, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
         "What is to be added for a folder; printed with the reasons."

@@ -17,6 +17,7 @@ import numpy as np
 from .backbone import load_backbone
 from .cache import cached_features
 from .core import Video, check_choice, pick_device
+from .data import check_shown
 from .dataset import PreparedFrames
 from .embed import Model, Opener, find_clips, open_model
 from .evaluate import embed_frozen
@@ -48,6 +49,7 @@ def _open_all(paths: Iterable[str|Path]) -> dict[str, Opener]:
     openers = [o for p in map(Path, paths) for o in (find_clips(p).values() if p.is_dir() else [Opener(p)])]
     files = [o.file for o in openers]
     if not files: raise ValueError('no video given; valid: a folder, or at least one file')
+    for f in files: check_shown(f)
     twice = [f for f, n in Counter(f.resolve() for f in files).items() if n > 1]
     if twice: raise ValueError(f'{twice[0]}: is given twice; name each video once')
     ways: tuple[Callable[[Path], str], ...] = (lambda f: f.stem, lambda f: f.name, str)

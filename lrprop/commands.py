@@ -89,8 +89,10 @@ class Transfer(_FolderEmbedding):
     relays: int = 32              # Other videos, at most, through which a boundary is also carried, to tell how sure it is
 
     def run(self) -> None:
+        from lrprop.clips import open_clips
+        from lrprop.core import is_file
         from lrprop.use import transfer_files
-        references = [self.reference] if Path(self.reference).is_file() else self.reference.split(',')
+        references = [self.reference] if is_file(self.reference) or self.reference in open_clips(self.folder) else self.reference.split(',')
         print(transfer_files(references, self.folder, self.phases, self.out, n_relays=self.relays, **self._how))
         print(f"wrote {self.out}, {self.out.with_suffix('.png')} and {self.out.with_suffix('.json')}\nprepare with it: lrprop prepare folder --source {self.folder} --root ROOT --phases {self.out}")
 

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf, isqrt
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,10 @@ from scipy.ndimage import uniform_filter1d
 from scipy.spatial.distance import squareform
 from tqdm import tqdm
 
-from .align import align, directions
+from .align import MOST_PAIRS, align, directions
 from .core import Video, check_new, replacing
 from .dtw import cost_matrix, dtw_path
-from .viz import LINE_COLORS, new_figure
+from .viz import LINE_COLORS, new_figure, plain_text
 
 # %% ../nbs/75_compare.ipynb #476d67af
 _CELLS, _ROOM = 2**20, 2**22  # Costs, and numbers in embeddings, at a time
@@ -49,6 +50,8 @@ def _checked(videos: Sequence[Video], embs: Sequence[np.ndarray], center: bool, 
     "Directions of all clips, or a `ValueError`."
     if len(videos) != len(embs): raise ValueError(f'{len(videos)} videos and embeddings of {len(embs)}; valid: one array a video')
     if len(videos) < least: raise ValueError(f'{len(videos)} videos; valid: at least {least}')
+    longest = max(videos, key=len)
+    if len(longest)**2 > MOST_PAIRS: raise ValueError(f'{longest.name} has {len(longest)} frames; valid: at most {isqrt(MOST_PAIRS)}, as of clips that show the action once')
     for v, e in zip(videos, embs):
         if len(v) != len(e): raise ValueError(f'{v.name}: {len(e)} embeddings for {len(v)} frames')
         if np.shape(e)[1:] != np.shape(embs[0])[1:]: raise ValueError(f'{videos[0].name} has embeddings of shape {np.shape(embs[0])} and {v.name} of {np.shape(e)}; valid: (T, d) of one width, from one encoder')
@@ -63,7 +66,7 @@ def pair_distances(
     kind: str = 'euclidean',     # Distance of two frames, as `lrprop.align.align`
     progress: bool = True,       # Show a bar
 ) -> np.ndarray: # (n, n), symmetric, 0 on the diagonal
-    "Mean cost of a step of the DTW path, of every pair of clips; `ValueError` as `lrprop.align.align`."
+    "Mean cost of a step of the DTW path, of every pair of clips; `ValueError` as `lrprop.align.align`, and for very long clips."
     dirs = _checked(videos, embs, center, 1)
     distances = np.zeros((len(dirs),)*2)
     for i, j, _, costs in _bar(_pairs(dirs, kind), len(dirs), progress): distances[i, j] = distances[j, i] = costs.mean()
@@ -162,7 +165,8 @@ def compare(
     limit: float = 3.5,          # Robust z-score from which a clip is odd
     progress: bool = True,       # Show a bar
 ) -> Comparison:
-    "Align all pairs and find what is unlike the rest; `ValueError` as `lrprop.align.align`, and for fewer than 3 clips. Holds n numbers a frame."
+    "Align all pairs and find what is unlike the rest; `ValueError` as `lrprop.align.align`, for fewer than 3 clips or very long ones, and another limit. Holds n numbers a frame."
+    if not 0 < limit < inf: raise ValueError(f'limit {limit}; valid: a number above 0')
     dirs = _checked(videos, embs, center, 3)
     n = len(dirs)
     distances, found = np.zeros((n, n)), [np.empty((n, len(x)), np.float32) for x in dirs]
@@ -184,7 +188,7 @@ def _rows(comparison: Comparison) -> float:
 
 def _name_axis(axis: Axis, comparison: Comparison, order: Sequence[int]) -> None:
     "Names of clips along an axis, the odd ones in orange."
-    axis.set_ticks(range(len(order)), [comparison.names[i] for i in order], fontsize=_rows(comparison))
+    axis.set_ticks(range(len(order)), [plain_text(comparison.names[i]) for i in order], fontsize=_rows(comparison))
     for label, i in zip(axis.get_ticklabels(), order):
         if i in comparison.odd: label.set(color=LINE_COLORS[1], fontweight='bold')
 
@@ -222,7 +226,7 @@ def plot_deviations(
     ax = figure.add_subplot()
     image = ax.imshow(shown, cmap='magma', vmin=0, vmax=max(comparison.limit, float(np.quantile(shown, .998))), origin='lower', aspect='auto', interpolation='nearest', extent=(0, seconds, -.5, len(leaves) - .5))
     _name_axis(ax.yaxis, comparison, leaves)
-    ax.set_xlabel(f'time of {comparison.names[comparison.reference]}, the most ordinary clip (s)')
+    ax.set_xlabel(f'time of {plain_text(comparison.names[comparison.reference])}, the most ordinary clip (s)')
     figure.colorbar(image, ax=ax, label='robust z-score', pad=.02, aspect=25, extend='both').ax.tick_params(labelsize=7)
     return figure
 
@@ -241,7 +245,7 @@ def plot_residuals(
         ax.axvspan(a/fps, b/fps, color=LINE_COLORS[4], alpha=.3, lw=0, label='oddest stretch')
         ax.plot(t, comparison.expected[i], color='.45', lw=1.2, ls='--', label='usual here')
         ax.plot(t, comparison.residuals[i], color=LINE_COLORS[0], lw=1.6, label='this clip')
-        ax.set_title(f'{comparison.names[i]}: z {comparison.whole_z[i]:.1f} as a whole, {comparison.stretch_z[i]:.1f} from {a/fps:.2f} to {b/fps:.2f} s', fontsize=8, loc='left')
+        ax.set_title(f'{plain_text(comparison.names[i])}: z {comparison.whole_z[i]:.1f} as a whole, {comparison.stretch_z[i]:.1f} from {a/fps:.2f} to {b/fps:.2f} s', fontsize=8, loc='left')
         ax.grid(alpha=.3); ax.spines[['top', 'right']].set_visible(False)
         ax.set(ylabel='residual', xlim=(0, t[-1]), ylim=(0, None))
     ax.set_xlabel('time of the clip itself (s)')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NO_SPACE', 'FrameSource', 'content_hash', 'Video', 'Batch', 'rng_at', 'seed_torch_at', 'pick_device', 'check_choice',
-           'check_count', 'evenly', 'check_new', 'replacing', 'is_left_over']
+           'check_count', 'evenly', 'is_file', 'check_new', 'replacing', 'is_left_over']
 
 # %% ../nbs/00_core.ipynb #221a4218
 import errno
@@ -133,6 +133,14 @@ def evenly(
 ) -> np.ndarray: # (min(n, count),) int64, increasing
     "Positions among `n`, evenly spread from the first to the last; all where no more are wanted than there are."
     return np.linspace(0, n - 1, min(n, check_count('count', count))).round().astype(np.int64)
+
+# %% ../nbs/00_core.ipynb #12f7b056
+def is_file(
+    text: str|Path, # What may be the path of a file, or something else that was typed
+) -> bool:
+    "Whether that is a file; what can be no path, as it is too long, is none."
+    try: return Path(text).is_file()
+    except OSError: return False
 
 # %% ../nbs/00_core.ipynb #d928fb74
 def check_new(

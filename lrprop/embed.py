@@ -9,7 +9,6 @@ __all__ = ['INDEX_FILE', 'PICTURE_FILE', 'Run', 'load_run', 'Model', 'open_model
 # %% ../nbs/84_embed.ipynb #c37652b2
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,13 +22,13 @@ from .backbone import BACKBONES, Backbone, PaperBackbone, load_backbone
 from .cache import cached_features
 from .checkpoint import check_same_config, encoder_file, load_encoder
 from .core import Video, check_new, content_hash, evenly, is_left_over, pick_device, replacing
+from .data import video_files
 from .dataset import INDEX, PreparedFrames, Row, check_file, read_index
 from .encoder import Encoder
 from .evaluate import Embed, embed_trained
 from .experiments import Experiment
 from .export import DECODE_SIZE, OnnxModel
 from .jpegs import hash_file
-from .packets import SUFFIXES
 from .parallel import Failure, each
 from .prepare import FORMATS
 from .runs import read_json, write_json
@@ -138,22 +137,12 @@ class Opener:
 def find_clips(
     folder: str|Path, # Videos, or the root of a prepared data set
 ) -> dict[str, Opener]: # By name
-    "The videos there are; raises `FileNotFoundError`, `ValueError` if there are none or two would be called the same."
+    "The videos there are; raises as `video_files`, and `ValueError` for several prepared data sets."
     root = Path(folder)
-    if not root.exists(): raise FileNotFoundError(f'{root}: no such folder')
-    if not root.is_dir(): raise ValueError(f'{root}: is not a folder')
     prepared = [p for p in (root, *(root/name for name in FORMATS)) if (p/INDEX).is_file()]
     if len(prepared) > 1: raise ValueError(f"{root}: holds several prepared data sets, {', '.join(p.name for p in prepared)}; name one")
     if prepared: return {row.name: Opener(prepared[0], row) for row in read_index(prepared[0])}
-    files = sorted(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith('.'))
-    if not files: raise ValueError(f"{root}: no video in this folder; looked for files that end in {', '.join(SUFFIXES)}, or an {INDEX} of lrprop prepare")
-    stems = Counter(p.stem for p in files)
-    found: dict[str, Opener] = {}
-    for p in files:
-        name = p.stem if stems[p.stem] == 1 else p.name
-        if name in found: raise ValueError(f'{root}: two videos would both be called {name}; rename one')
-        found[name] = Opener(p)
-    return found
+    return {name: Opener(p) for name, p in video_files(root).items()}
 
 # %% ../nbs/84_embed.ipynb #ad93e98b
 INDEX_FILE, PICTURE_FILE = 'index.json', 'embeddings.png'

@@ -9,6 +9,7 @@ __all__ = ['Found', 'read_query', 'search_clips', 'compare_clips', 'segment_clip
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 
 from .clips import Clips, embed_clips
@@ -37,7 +38,7 @@ class Found:
 def _table(out: str|Path, *more: str) -> list[Path]:
     "A table to be written and what will lie beside it; raises as `check_new`."
     out = Path(out)
-    if out.suffix != '.csv': raise ValueError(f"{out}: cannot be written with suffix '{out.suffix}'; valid: .csv")
+    if out.suffix.lower() != '.csv': raise ValueError(f"{out}: cannot be written with suffix '{out.suffix}'; valid: .csv")
     paths = [out, *(out.with_name(out.stem + end) for end in more)]
     check_new(*paths)
     return paths
@@ -51,7 +52,7 @@ def read_query(
     if not m: raise ValueError(f'{query}: names no frame; valid: a video file, @, and a time in seconds or the number of a frame, such as squat.mp4@12.4s or squat.mp4@310')
     file = VideoFile(m[1])
     n = len(file)
-    frame = int(m[3]) if m[3] else round(float(m[2])*file.fps)
+    frame = int(m[3]) if m[3] else round(min(float(m[2])*file.fps, n))
     if frame >= n: raise ValueError(f'{query}: {m[1]} has the frames 0 to {n - 1}, from 0 to {(n - 1)/file.fps:.2f} s')
     return Path(m[1]), frame
 
@@ -106,7 +107,7 @@ def compare_clips(
     if out.exists() and not out.is_dir(): raise ValueError(f'{out}: is no folder; choose another name')
     if not out.exists(): check_new(out)
     else: check_new(*(out/name for name in (*COMPARE_FILES, *_PLOTS)))
-    if not limit > 0: raise ValueError(f'limit {limit}; valid: above 0')
+    if not 0 < limit < inf: raise ValueError(f'limit {limit}; valid: a number above 0')
     clips = embed_clips(folder, model, weights, device=device, on_error=on_error, progress=progress)
     result = compare(clips.videos, clips.embs, clips.center, limit=limit, progress=progress)
     out.mkdir(exist_ok=True)

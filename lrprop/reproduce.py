@@ -16,8 +16,8 @@ import torch
 
 from .methods import UNTRAINED
 from .parallel import Failure, each
-from .runs import read_json, run, write_json
-from .tables import Entry, check_record, entries
+from .runs import check_record, read_json, run, write_json
+from .tables import Entry, entries
 from .watch import Watch
 
 # %% ../nbs/83_reproduce.ipynb #6f39ef0b
@@ -45,8 +45,9 @@ def plan(
     "What of a table is still to be run; raises `ValueError` for a file of another run, as `find_record`, or damaged."
     records = {f: read_json(f) for data in {e.data for e in found} for f in sorted((results/data).rglob('*.json'))}
     for e in found:
-        if (file := results/e.file) in records: check_record(e, records[file], file)
-    missing = [(e, estimate(e, [*records.values()])) for e in found if results/e.file not in records]
+        if (file := results/e.file) in records: check_record(e.experiment, records[file], file)
+    known = [r for r in records.values() if {'config', 'seconds'} <= r.keys()]  # other JSON may lie there
+    missing = [(e, estimate(e, known)) for e in found if results/e.file not in records]
     return sorted(missing, key=lambda m: (m[1] is None, m[1])), len(found) - len(missing)
 
 def describe_plan(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCORING', 'COLUMNS', 'write_json', 'read_json', 'provenance', 'record_config', 'claim_folder', 'check_folder',
-           'embedder', 'train', 'experiment_of', 'replay_run', 'run', 'scores_table', 'actions_table']
+           'check_record', 'embedder', 'train', 'experiment_of', 'replay_run', 'run', 'scores_table', 'actions_table']
 
 # %% ../nbs/81_runs.ipynb #bd9568d4
 import hashlib
@@ -56,6 +56,7 @@ def read_json(
     "Read a record; raises `ValueError` naming the file if it is damaged."
     try: record: dict[str, Any] = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as e: raise ValueError(f'{path} is damaged ({e}); delete it, or choose another folder') from None
+    if not isinstance(record, dict): raise ValueError(f'{path} holds no record, but {str(record)[:40]!r}; delete it, or choose another folder')
     return record
 
 def _git(*arguments: str) -> str|None:
@@ -101,6 +102,17 @@ def check_folder(
     path = folder/'config.json'
     if path.exists(): check_same_config(path, {k: v for k, v in read_json(path).items() if k in config}, config)
     elif folder.exists() and any(folder.iterdir()): raise ValueError(f'{folder} is not empty and holds no run; choose another folder')
+
+def check_record(
+    experiment: Experiment, # Which run
+    record: dict[str, Any], # What its file holds
+    file: Path,             # That file, for the message
+) -> None:
+    "Raise a `ValueError` with the difference if a record is of another run, or none."
+    there, asked = record.get('config'), record_config(experiment)
+    if not isinstance(there, dict): raise ValueError(f'{file} is no record of a run; choose another folder, or move it away')
+    known = there.keys() & asked.keys()  # older records lack settings that came later
+    check_same_config(file, {k: there[k] for k in known}, {k: asked[k] for k in known})
 
 def _make_encoder(e: Resolved, videos: Sequence[Video]) -> Encoder:
     "The encoder of an experiment, with a backbone if that is trained."
@@ -185,8 +197,9 @@ def _alone(folder: Path) -> Iterator[None]:
     "Hold a run's folder, by a lock beside it that ends with the process; raises `ValueError` if another process holds it."
     held: list[FileLock] = []
     def hold() -> None:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        held.append(FileLock(folder.with_name(f'.{folder.name}.lock'), timeout=0))
+        place = folder.resolve()  # `.` has no name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        held.append(FileLock(place.with_name(f'.{place.name}.lock'), timeout=0))
         try: held[0].acquire()
         except Timeout: raise ValueError(f'{folder}: another process is at this run; wait for it, or choose another folder') from None
     on_first(hold)

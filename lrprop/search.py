@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .core import Video, check_choice, check_new, replacing
-from .viz import new_figure
+from .viz import new_figure, plain_text
 
 # %% ../nbs/74_search.ipynb #adfb3d44
 _CHUNK = 4096  # Frames in memory at a time
@@ -175,7 +175,7 @@ def _show(ax: Axes, video: Video, frame: int, title: str, color: str) -> None:
     if picture.ndim != 3 or picture.shape[-1] != 3: raise ValueError(f'{video.name}: a frame of shape {picture.shape} is no picture; valid: (H, W, 3)')
     ax.imshow(picture, interpolation='antialiased')
     name = video.name if len(video.name) <= 20 else f'{video.name[:9]}…{video.name[-10:]}'
-    ax.set_title(f'{name}\n{title}', fontsize=7, color=color, pad=3)
+    ax.set_title(f'{plain_text(name)}\n{title}', fontsize=7, color=color, pad=3)
     ax.set(xticks=[], yticks=[])
     for spine in ax.spines.values(): spine.set(color=color, linewidth=1.5)
 

@@ -22,7 +22,7 @@ from .core import Video, check_new, replacing
 from .phases import phase_runs
 from .side_by_side import phase_rgb
 from .transfer import Transferred, transfer
-from .viz import LINE_COLORS, new_figure
+from .viz import LINE_COLORS, new_figure, plain_text
 
 # %% ../nbs/76_segment.ipynb #0cac7a5d
 @compiled()
@@ -108,7 +108,7 @@ def segment(
     n_relays: int = 32,          # As `lrprop.transfer.transfer`
     progress: bool = True,       # Show bars
 ) -> Segmentation:
-    "Cut all clips into parts that they have in common; `ValueError` as `lrprop.align.align`, and for more parts than a clip has frames."
+    "Cut all clips into parts that they have in common; `ValueError` as `lrprop.compare.pair_distances`, and for more parts than a clip has frames."
     shortest = min(videos, key=len, default=None)
     if shortest is not None and not 1 <= k <= len(shortest): raise ValueError(f'k is {k}; valid: 1 to {len(shortest)} parts, as many as {shortest.name} has frames')
     reference = medoid(pair_distances(videos, embs, center, kind, progress))
@@ -144,7 +144,7 @@ def plot_parts(
         assert u.phases is not None
         ax.imshow(phase_rgb(u.phases)[None], aspect='auto', interpolation='nearest', extent=(0, len(u)/u.fps, i + .42, i - .42))
     ax.set(xlim=(0, max(len(u)/u.fps for u in s.videos)), ylim=(n - .5, -.5), xlabel='time (s)')
-    ax.set_yticks(range(n), [u.name for u in s.videos], fontsize=float(np.clip(380/n, 2.5, 8)))
+    ax.set_yticks(range(n), [plain_text(u.name) for u in s.videos], fontsize=float(np.clip(380/n, 2.5, 8)))
     ax.get_yticklabels()[s.reference].set(color=LINE_COLORS[1], fontweight='bold')
     ax.spines[['top', 'right', 'left']].set_visible(False)
     return figure

@@ -8,6 +8,7 @@ __all__ = ['PHASE_COLORS', 'phase_rgb', 'images_of', 'synchronise', 'write_side_
 # %% ../nbs/70_side_by_side.ipynb #85e76e41
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -40,15 +41,20 @@ def _bar(video: Video, frame: int, width: int) -> np.ndarray:
     if frame >= 0: rgb[at:at+3] = 0
     return np.broadcast_to(rgb.round().astype('uint8'), (_BAR, width, 3))
 
+def _shortened(name: str, draw: ImageDraw.ImageDraw, font: Any, room: float) -> str:
+    "The name, or as much of its beginning as there is room for, with dots."
+    if draw.textlength(name, font) <= room: return name
+    shorter = (name[:k].rstrip('.') + '...' for k in reversed(range(len(name))))
+    return next((text for text in shorter if draw.textlength(text, font) <= room), '')
+
 def _panel(video: Video, image: np.ndarray, frame: int, height: int) -> np.ndarray:
     "One frame (height + footer, even width, 3) with its bar, name, number and time underneath; grey for frame -1."
     width = max(2, 2*round(image.shape[1]*height/image.shape[0]/2))
     canvas = Image.new('RGB', (width, height + _BAR + 2*_LINE), 'white')
     canvas.paste(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR) if frame >= 0 else Image.new('RGB', (width, height), (224, 224, 224)))
     canvas.paste(Image.fromarray(_bar(video, frame, width)), (0, height))
-    draw, font, name = ImageDraw.Draw(canvas), ImageFont.load_default(12), video.name
-    while len(name) > 1 and draw.textlength(name, font) > width - 4: name = name.rstrip('.')[:-1] + '...'
-    for line, text in enumerate((name, f'frame {frame} / {len(video) - 1}   {frame/video.fps:.2f} s' if frame >= 0 else 'no frame belongs here')):
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
+    for line, text in enumerate((_shortened(video.name, draw, font, width - 4), f'frame {frame} / {len(video) - 1}   {frame/video.fps:.2f} s' if frame >= 0 else 'no frame belongs here')):
         draw.text((2, height + _BAR + line*_LINE + 1), text, 'black', font)
     return np.asarray(canvas)
 

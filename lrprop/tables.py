@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAPER', 'MISPRINTS', 'RERUN', 'SETTINGS', 'DATA', 'JOINT_ACTIONS', 'VARIANTS', 'PROTOCOLS', 'Summary', 'Entry',
-           'entries', 'check_record', 'find_record', 'scores_of', 'long_table', 'summarise', 'table_markdown']
+           'entries', 'find_record', 'scores_of', 'long_table', 'summarise', 'table_markdown']
 
 # %% ../nbs/82_tables.ipynb #0c5cc609
 from collections.abc import Callable, Sequence
@@ -15,12 +15,11 @@ from typing import Any
 
 import pandas as pd
 
-from .checkpoint import check_same_config
 from .core import check_choice
 from .experiments import Experiment
 from .methods import METHODS, UNTRAINED
 from .phases import ACTIONS
-from .runs import read_json, record_config
+from .runs import check_record, read_json
 from .viz import SMALLER_IS_BETTER
 
 # %% ../nbs/82_tables.ipynb #ce7fa452
@@ -139,16 +138,6 @@ def entries(
     return found
 
 # %% ../nbs/82_tables.ipynb #88ee0156
-def check_record(
-    entry: Entry,           # Which run
-    record: dict[str, Any], # What its file holds
-    file: Path,             # That file, for the message
-) -> None:
-    "Raise a `ValueError` with the difference if a record is of another run."
-    there, asked = record.get('config', {}), record_config(entry.experiment)
-    known = there.keys() & asked.keys()  # older records lack settings that came later
-    check_same_config(file, {k: there[k] for k in known}, {k: asked[k] for k in known})
-
 def find_record(
     entry: Entry,   # Which run
     results: Path,  # The folder of results
@@ -157,7 +146,7 @@ def find_record(
     file = results/entry.file
     if not file.exists(): return None
     record = read_json(file)
-    check_record(entry, record, file)
+    check_record(entry.experiment, record, file)
     return record
 
 PROTOCOLS = ('whole', 'random clip')

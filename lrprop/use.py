@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from .align import ALIKE, Alignment, LongAlignment, align, check_pairs
 from .clips import Clips, embed_clips, open_clips
-from .core import Video, check_choice, check_new, replacing
-from .data import choose_val
+from .core import Video, check_choice, check_new, is_file, replacing
+from .data import with_val
 from .embed import Opener
 from .formats import phases_from
 from .phases import phase_runs, read_phases, write_phases_template
@@ -29,7 +29,7 @@ from .player import write_player
 from .runs import write_json
 from .side_by_side import phase_rgb, write_side_by_side
 from .transfer import Transferred, transfer
-from .viz import new_figure, plot_alignments, save_figure
+from .viz import new_figure, plain_text, plot_alignments, save_figure
 
 # %% ../nbs/86_use.ipynb #ffaaa2e0
 def _stretches(stretches: np.ndarray, fps: float) -> str:
@@ -110,7 +110,7 @@ def _with_reference(paths: Sequence[str|Path], reference: str|Path|None) -> tupl
     files = [Path(p) for p in paths]
     if reference is None: return files, None
     at = Path(reference)
-    if not at.is_file(): return files, check_choice('reference', str(reference), list(open_clips(files)))
+    if not is_file(at): return files, check_choice('reference', str(reference), list(open_clips(files)))
     same = next((p for p in files if p.resolve() == at.resolve()), None)
     if same is None: files = [at, *files]
     return files, list(open_clips(files))[files.index(same or at)]
@@ -138,7 +138,7 @@ def align_files(
     if len(files) < 2: raise ValueError(f'{len(files)} video{"s"*(len(files) != 1)}; valid: at least 2, one of which is the reference')
     if kind in _PAGES and len(files) > 6: raise ValueError(f'{len(files)} videos on a page; valid: 2 to 6, or a film or table of more')
     if not 0 <= alike <= 100: raise ValueError(f'alike {alike}; valid: 0 to 100')
-    if height < 16 or height % 2: raise ValueError(f'height {height}; valid: an even number of pixels, at least 16')
+    if not 16 <= height <= 2160 or height % 2: raise ValueError(f'height {height}; valid: an even number of pixels, 16 to 2160')
     if partial or drop or kind in _PAGES:
         lengths = {n: len(open_at(None)[0]) for n, open_at in open_clips(files).items()}
         if kind in _PAGES and sum(lengths.values()) > _MOST_PICTURES: raise ValueError(f'{sum(lengths.values())} frames on a page; valid: at most {_MOST_PICTURES}, or a film or table of more')
@@ -148,7 +148,7 @@ def align_files(
     if kind in _FILMS: write_side_by_side(out, videos[0], videos[1:], done.alignments, height=height, progress=progress)
     elif kind in _PAGES: write_player(out, videos, done.alignments, height=height, progress=progress)
     else:
-        with replacing(out) as unfinished: done.table().to_csv(unfinished, index=False, float_format='%.6g')
+        with replacing(out) as unfinished: done.table().to_csv(unfinished, index=False, float_format='%.6f')
     save_figure(plot_alignments(videos, done.alignments), picture)
     write_json(record, done.record())
     return done
@@ -160,7 +160,7 @@ def _boundaries(text: str, video: Video) -> list[int]:
     for word in text.split(','):
         m = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*(s?)\s*', word)
         if not m or (not m[2] and '.' in m[1]): raise ValueError(f'{word.strip()!r} in phases {text!r} is neither a frame, such as 31, nor a time, such as 1.2s; and there is no such file')
-        starts.append(round(float(m[1])*video.fps) if m[2] else int(m[1]))
+        starts.append(round(min(float(m[1])*video.fps, len(video))) if m[2] else int(m[1]))
     starts = starts if starts[0] == 0 else [0, *starts]
     if (np.diff(starts) <= 0).any() or starts[-1] >= len(video) or len(starts) < 2:
         raise ValueError(f'phases {text!r} are the frames {starts}; valid: at least one boundary, increasing, from 1 to {len(video) - 1}, the last frame of {video.name}')
@@ -169,7 +169,7 @@ def _boundaries(text: str, video: Video) -> list[int]:
 def _given(videos: Sequence[tuple[Video, Path]], phases: str|Path) -> dict[str, Video]:
     "The references, which lie in files, with their phases, by name; `ValueError` naming what is not known of one."
     file = Path(phases)
-    if not file.is_file() and file.suffix != '.csv':
+    if not is_file(file) and file.suffix != '.csv':
         if len(videos) > 1: raise ValueError(f'phases {phases} of {len(videos)} references; valid: a table with a line for each')
         v = videos[0][0]
         return {v.name: replace(v, phases=phases_from(_boundaries(str(phases), v), len(v)))}
@@ -218,9 +218,6 @@ def label_clips(
     if not found: raise ValueError(f'all of {len(clips)} clips have phases already; valid: at least one without')
     got, action = {f.name: f.phases for f in found}, next((v.action for v in clips.videos if v.phases is not None), '')
     videos = tuple(v if v.phases is not None else replace(v, phases=got[v.name], action=v.action or action) for v in clips.videos)
-    if all(v.split == 'train' for v in videos):
-        val = choose_val(clips.names, .2, 0)
-        videos = tuple(replace(v, split='val' if v.name in val else 'train') for v in videos)
     return Labelled(replace(clips, videos=videos), found)
 
 # %% ../nbs/86_use.ipynb #17778094
@@ -244,7 +241,7 @@ def plot_phases(
         if (f := found.get(v.name)) is None: continue
         ax.errorbar(starts[1:]/v.fps, np.full(len(starts) - 1, row), xerr=f.spread/v.fps, fmt='none', ecolor='black', elinewidth=1, capsize=2)
         ax.scatter(starts[1:]/v.fps, np.full(len(starts) - 1, row), c=[('1' if np.isnan(c) or c < .5 else '.6' if c < .75 else '0') for c in f.confidence], s=26, edgecolors='black', linewidths=.8, zorder=3)
-    ax.set_yticks(range(len(videos)), [v.name if v.name in found else f'{v.name} (given)' for v in videos], fontsize=7)
+    ax.set_yticks(range(len(videos)), [plain_text(v.name) + ' (given)'*(v.name not in found) for v in videos], fontsize=7)
     ax.set(ylim=(len(videos) - .4, -.6), xlim=(0, None), xlabel='time (seconds)')
     ax.spines[['top', 'right', 'left']].set_visible(False); ax.tick_params(left=False)
     marks = [Line2D([], [], ls='', marker='o', ms=5, mec='black', mfc=c, label=t) for c, t in (('0', 'confidence 75 % or more'), ('.6', '50 to 75 %'), ('1', 'below 50 %, or one way only'))]
@@ -260,7 +257,7 @@ def _references(words: Sequence[str|Path], folder: str|Path) -> tuple[list[str|P
         if (first := own.setdefault(open_at.file.resolve(), name)) != name: raise ValueError(f'{folder}: {first} and {name} are one file; leave one out')
     for word in map(str, words):
         if word in inside: files.append(inside[word].file.resolve())
-        elif Path(word).is_file(): files.append(Path(word).resolve())
+        elif is_file(word): files.append(Path(word).resolve())
         else: raise ValueError(f"{word}: is neither a file nor a video of {folder}; there are {', '.join(list(inside)[:5])}{' …' if len(inside) > 5 else ''}")
     if not files: raise ValueError('no reference; valid: at least one video whose phases are known')
     files = list(dict.fromkeys(files))
@@ -294,7 +291,7 @@ def transfer_files(
     if gone: raise ValueError(gone[0].error)
     videos = tuple(replace(v, phases=given[v.name].phases, action=given[v.name].action or v.action) if v.name in given else replace(v, phases=None) for v in clips.videos)
     done = label_clips(replace(clips, videos=videos), n_relays, progress)
-    write_phases_template([replace(v, name=own[v.name]) for v in done.clips.videos if v.name in own], out)
+    write_phases_template(with_val([replace(v, name=own[v.name]) for v in done.clips.videos if v.name in own]), out)
     write_json(out.with_suffix('.json'), done.record())
     save_figure(plot_phases(done), out.with_suffix('.png'))
     return done
