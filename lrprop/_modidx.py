@@ -1081,6 +1081,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '.', 'doc_host': '.', 'git_u
                             'lrprop.use.Aligned.__str__': ('use.html#aligned.__str__', 'lrprop/use.py'),
                             'lrprop.use.Aligned.record': ('use.html#aligned.record', 'lrprop/use.py'),
                             'lrprop.use.Aligned.table': ('use.html#aligned.table', 'lrprop/use.py'),
+                            'lrprop.use.Aligned.to_csv': ('use.html#aligned.to_csv', 'lrprop/use.py'),
                             'lrprop.use.Labelled': ('use.html#labelled', 'lrprop/use.py'),
                             'lrprop.use.Labelled.__str__': ('use.html#labelled.__str__', 'lrprop/use.py'),
                             'lrprop.use.Labelled.record': ('use.html#labelled.record', 'lrprop/use.py'),

@@ -115,7 +115,7 @@ class Search(_FolderEmbedding):
 @dataclass
 class Compare(_FolderEmbedding):
     "Which clip deviates from the others, and in which seconds: tables, a summary and three pictures."
-    folder: tyro.conf.Positional[Path] # Videos of one action, or a data set made by lrprop prepare; at least 3
+    folder: tyro.conf.Positional[Path] # Videos of one action, or a data set made by lrprop prepare; at least 3, of at most 10,000 frames
     out: Annotated[Path, tyro.conf.arg(aliases=['-o'])] # The folder to write to; made if absent
     limit: float = 3.5            # Robust z-score from which a clip is called odd
 
@@ -127,7 +127,7 @@ class Compare(_FolderEmbedding):
 @dataclass
 class Segment(_FolderEmbedding):
     "Cut all clips of an action into parts they have in common: a table of phases that prepare reads, and pictures."
-    folder: tyro.conf.Positional[Path] # Videos of one action, or a data set made by lrprop prepare
+    folder: tyro.conf.Positional[Path] # Videos of one action, of at most 10,000 frames, or a data set made by lrprop prepare
     k: Annotated[int, tyro.conf.arg(aliases=['-k'])] # Parts; the picture of spreads helps to choose
     out: Annotated[Path, tyro.conf.arg(aliases=['-o'])] # The table to write, .csv; a .json and two .png are put beside it
 

@@ -59,6 +59,10 @@ class Aligned:
             columns[f'{v.name}_frame'][none] = pd.NA
         return pd.DataFrame(columns)
 
+    def to_csv(self, path: Path) -> None:
+        "Write the table, times to the microsecond however long the videos are."
+        with replacing(path) as unfinished: self.table().to_csv(unfinished, index=False, float_format='%.6f')
+
     def record(self) -> dict[str, Any]: # What a JSON file can hold
         "Source, options, and of each clip its mean cost, its path, what was left out, and if that was not looked for everywhere, where (windows, as `coarse_windows`)."
         facts = [dict(name=v.name, n_frames=len(v), fps=v.fps) for v in self.clips.videos]
@@ -147,8 +151,7 @@ def align_files(
     videos = done.clips.videos
     if kind in _FILMS: write_side_by_side(out, videos[0], videos[1:], done.alignments, height=height, progress=progress)
     elif kind in _PAGES: write_player(out, videos, done.alignments, height=height, progress=progress)
-    else:
-        with replacing(out) as unfinished: done.table().to_csv(unfinished, index=False, float_format='%.6f')
+    else: done.to_csv(out)
     save_figure(plot_alignments(videos, done.alignments), picture)
     write_json(record, done.record())
     return done

@@ -1,4 +1,4 @@
-"""What of the style can be counted: checkers are silent, nothing grows too long, no dependency without a reason and a use, no chapter built on a later one."""
+"""What of the style can be counted: checkers are silent, nothing grows too long, no dependency without a reason and a use, no chapter built on a later one, no command in the docs that the command line refuses."""
 import ast
 import json
 import re
@@ -6,12 +6,17 @@ import shlex
 import subprocess
 import sys
 from configparser import ConfigParser
+from dataclasses import fields
 from fnmatch import fnmatch
 from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import tyro
+
+from lrprop.cli import COMMANDS, Train
+from lrprop.experiments import Experiment, resolve
 
 ROOT = Path(__file__).parent.parent
 CHECKED = ('nbs', 'lrprop', 'tests', 'tools', 'benchmarks', 'setup.py')
@@ -99,3 +104,28 @@ def test_a_chapter_exports_no_import_of_a_higher_number():
     assert len(number) > 50
     exported = [(p, node) for p in CHAPTERS for cell in code(p) if '#| export' in cell for node in ast.parse(cell).body if isinstance(node, ast.ImportFrom)]
     assert [f'{p.stem}: {node.module}' for p, node in exported if number.get(node.module, '') > p.stem[:2]] == []
+
+
+# Commands
+def prose(path):
+    "What a page says; of a notebook, each cell of text."
+    if path.suffix == '.md': return [read(path)]
+    return [''.join(c['source']) for c in json.loads(read(path))['cells'] if c['cell_type'] == 'markdown']
+
+
+def commands():
+    "Page and words of every `lrprop …` in a block of shell."
+    for page in (ROOT/'README.md', ROOT/'CONTRIBUTING.md', *sorted((ROOT/'nbs').rglob('*.ipynb'))):
+        for block in (b for text in prose(page) for b in re.findall(r'^```(?:sh|bash)\n(.*?)^```', text, re.M | re.S)):
+            for line in block.replace('\\\n', ' ').splitlines():
+                words = shlex.split(line, comments=True)
+                if 'lrprop' in words: yield pytest.param(words[words.index('lrprop') + 1:], id=f'{page.stem}: {" ".join(words)[:60]}')
+
+
+@pytest.mark.parametrize('words', list(commands()))
+def test_the_command_line_takes_what_the_docs_show(words):
+    if words == ['--version']: return
+    command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog='lrprop', args=words)
+    if isinstance(command, Train):
+        given = {f.name: v for f in fields(Experiment) if (v := getattr(command, f.name, None)) is not None}
+        resolve(Experiment(**given))
