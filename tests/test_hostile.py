@@ -134,6 +134,14 @@ def test_evenly(n, count):
         if len(k) > 1: assert k[-1] == n - 1 and np.ptp(np.diff(k)) <= 1
 
 
+@of('core', 'is_file')
+@given(st.one_of(st.text(max_size=20), st.integers(1, 10**5).map('a'.__mul__), st.sampled_from(('', '.', '/', 'there', 'there/new', 'folder'))))
+def test_what_was_typed_is_a_file_or_not(tmp_path_factory, text):
+    folder = tmp_path_factory.getbasetemp()
+    (folder/'there').write_text('mine')
+    assert core.is_file(folder/'there') and core.is_file(f'{folder}/{text}') == (text == 'there')
+
+
 @of('core', 'check_new')
 @given(st.sampled_from(('', '/', '.', '..', 'new', 'there', 'there/new', 'none/new', 'folder', 'folder/new')))
 def test_nothing_is_overwritten(tmp_path_factory, name):
