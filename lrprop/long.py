@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from .compiled import compiled
 from .core import FrameSource, check_count
-from .costs import as_tensor, band_columns
+from .costs import WIDEST, as_tensor, band_columns
 from .dtw import cost_matrix, dtw_path
 from .partial import Match, SubsequenceStream, best_ends
 
@@ -153,7 +153,7 @@ def band_windows(
     if n_x < 1 or n_y < 1: raise ValueError(f'{n_x} and {n_y} frames; valid: at least 1')
     check_count('band', band, 0)
     lo, hi = np.empty(n_x, np.int64), np.empty(n_x, np.int64)
-    band_columns(n_x, n_y, band, lo, hi)
+    band_columns(n_x, n_y, min(band, WIDEST), lo, hi)
     return np.stack([lo, hi], 1)
 
 # %% ../nbs/34_long.ipynb #d0c9c07b
