@@ -182,8 +182,8 @@ def fastest_convolutions(
 def data_hash(
     videos: Sequence[Video], # All videos of a run
 ) -> str: # Hexadecimal
-    "Identity of names, splits, labels and frames."
-    parts = [(v.name, v.split, v.action, content_hash(v.frames), None if v.phases is None else v.phases.tolist()) for v in videos]
+    "Identity of names, splits, labels, frames and, where there are any, variants."
+    parts = [(v.name, v.split, v.action, content_hash(v.frames), None if v.phases is None else v.phases.tolist(), *map(content_hash, v.variants)) for v in videos]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 # %% ../nbs/60_checkpoint.ipynb #339f0865
