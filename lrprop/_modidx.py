@@ -683,6 +683,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '.', 'doc_host': '.', 'git_u
                                    'lrprop.neighbours._k_nearest': ('neighbours.html#_k_nearest', 'lrprop/neighbours.py'),
                                    'lrprop.neighbours._kth': ('neighbours.html#_kth', 'lrprop/neighbours.py'),
                                    'lrprop.neighbours._pair_distances': ('neighbours.html#_pair_distances', 'lrprop/neighbours.py'),
+                                   'lrprop.neighbours._room': ('neighbours.html#_room', 'lrprop/neighbours.py'),
                                    'lrprop.neighbours._square_distance': ('neighbours.html#_square_distance', 'lrprop/neighbours.py'),
                                    'lrprop.neighbours._square_distances': ('neighbours.html#_square_distances', 'lrprop/neighbours.py'),
                                    'lrprop.neighbours.check_embeddings': ('neighbours.html#check_embeddings', 'lrprop/neighbours.py'),
