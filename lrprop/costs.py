@@ -33,13 +33,14 @@ def wide_dtype(
 
 def as_batch(
     cost: Tensor|np.ndarray, # (Tx, Ty) or (B, Tx, Ty) real numbers
-) -> Tensor: # (B, Tx, Ty), float32 or float64
+) -> Tensor: # (B, Tx, Ty); float64 for float64 and whole numbers of more than 16 bits, else float32
     "A cost as a batch; `ValueError` for other shapes, and for complex numbers."
     cost = as_tensor(cost)
     if cost.ndim not in (2, 3) or 0 in cost.shape:
         raise ValueError(f'cost of shape {tuple(cost.shape)}; valid: (Tx, Ty) or (B, Tx, Ty), none of them 0')
     if cost.is_complex(): raise ValueError(f'cost of {cost.dtype}; valid: real numbers')
-    return (cost if cost.ndim == 3 else cost[None]).to(torch.promote_types(cost.dtype, torch.float32))
+    wide = not cost.is_floating_point() and cost.element_size() > 2 # whole numbers that float32 would round
+    return (cost if cost.ndim == 3 else cost[None]).to(wide_dtype(cost.device) if wide else torch.promote_types(cost.dtype, torch.float32))
 
 # %% ../nbs/30_costs.ipynb #51cff789
 Lengths: TypeAlias = Tensor|np.ndarray|tuple[Any, Any]|None # As `dtw_path` describes them

@@ -108,7 +108,7 @@ def soft_dtw(
     open_begin: bool = False, # May the path start at any frame of y?
     open_end: bool = False,   # May the path stop at any frame of y?
     reduction: str = 'none',  # 'none', 'mean' or 'sum' over the batch
-) -> Tensor: # Scalar, or (B,) for a batch; float64 for float64, else float32. May be negative: many paths are cheaper than one
+) -> Tensor: # Scalar, or (B,) for a batch; float64 for float64 and integers of more than 16 bits, else float32. May be negative: many paths are cheaper than one
     "Soft minimum over all monotone paths (eqs. 10-11); `ValueError` for wrong shapes, lengths or options, NaN and -inf (on a GPU these two, and wrong lengths, give the value NaN)."
     cost = as_tensor(cost)
     D = as_batch(cost)
