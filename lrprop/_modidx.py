@@ -115,6 +115,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '.', 'doc_host': '.', 'git_u
                              'lrprop.carl.write_carl_fixture': ('carl.html#write_carl_fixture', 'lrprop/carl.py')},
             'lrprop.checkpoint': { 'lrprop.checkpoint.DamagedFile': ('checkpoint.html#damagedfile', 'lrprop/checkpoint.py'),
                                    'lrprop.checkpoint.Terminated': ('checkpoint.html#terminated', 'lrprop/checkpoint.py'),
+                                   'lrprop.checkpoint._entries': ('checkpoint.html#_entries', 'lrprop/checkpoint.py'),
                                    'lrprop.checkpoint._load': ('checkpoint.html#_load', 'lrprop/checkpoint.py'),
                                    'lrprop.checkpoint._read_encoder': ('checkpoint.html#_read_encoder', 'lrprop/checkpoint.py'),
                                    'lrprop.checkpoint._sync': ('checkpoint.html#_sync', 'lrprop/checkpoint.py'),
