@@ -647,6 +647,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '.', 'doc_host': '.', 'git_u
             'lrprop.losses.vava': { 'lrprop.losses.vava.VAVA': ('losses.vava.html#vava', 'lrprop/losses/vava.py'),
                                     'lrprop.losses.vava.VAVA.__init__': ('losses.vava.html#vava.__init__', 'lrprop/losses/vava.py'),
                                     'lrprop.losses.vava.VAVA.forward': ('losses.vava.html#vava.forward', 'lrprop/losses/vava.py'),
+                                    'lrprop.losses.vava._check_frames': ('losses.vava.html#_check_frames', 'lrprop/losses/vava.py'),
                                     'lrprop.losses.vava._extreme_costs': ('losses.vava.html#_extreme_costs', 'lrprop/losses/vava.py'),
                                     'lrprop.losses.vava.consistency_weight': ( 'losses.vava.html#consistency_weight',
                                                                                'lrprop/losses/vava.py'),
