@@ -186,9 +186,10 @@ def fastest_convolutions(
 # %% ../nbs/60_checkpoint.ipynb #daa03c65
 def data_hash(
     videos: Sequence[Video], # All videos of a run
+    variants: bool = False,  # Whether those count, where there are any; not where the settings they were made with are compared
 ) -> str: # Hexadecimal
-    "Identity of names, splits, labels, frames and, where there are any, variants."
-    parts = [(v.name, v.split, v.action, content_hash(v.frames), None if v.phases is None else v.phases.tolist(), *map(content_hash, v.variants)) for v in videos]
+    "Identity of names, splits, labels, frames and, if asked, variants."
+    parts = [(v.name, v.split, v.action, content_hash(v.frames), None if v.phases is None else v.phases.tolist(), *map(content_hash, v.variants*variants)) for v in videos]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 # %% ../nbs/60_checkpoint.ipynb #339f0865

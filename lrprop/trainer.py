@@ -256,7 +256,7 @@ def _belongs(checkpoint: Path|None, config: dict[str, Any]|None, videos: Sequenc
     "What a checkpoint belongs to: a configuration, and data."
     if checkpoint is None: return {}
     if config is None: raise ValueError('a checkpoint needs the config it belongs to')
-    return dict(config=config, data=config.get('data') or on_first(data_hash, videos))
+    return dict(config=config, data=config.get('data') or on_first(data_hash, videos, True))
 
 @joined()
 def fit(
