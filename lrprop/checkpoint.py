@@ -95,14 +95,19 @@ def _load(path: Path, device: str|torch.device) -> tuple[dict[str, Any], Path]:
     warnings.warn(f'{what}; falling back to the checkpoint before it, {previous.name}', stacklevel=3)
     return state, previous
 
+def _entries(path: Path, state: dict[str, Any], *names: str) -> list[Any]:
+    "What a checkpoint holds by these names; `ValueError` for another kind of file."
+    if missing := [n for n in names if n not in state]: raise ValueError(f'{path} is no checkpoint of a run: it holds {", ".join(map(str, state))}, but no {missing[0]}')
+    return [state[n] for n in names]
+
 def load_checkpoint(
     path: Path,               # A file written by `save_checkpoint`
     config: dict[str, Any]|None = None, # The configuration it must belong to; None accepts any
     device: str|torch.device = 'cpu', # Where its tensors go
 ) -> dict[str, Any]: # The state
-    "Read the newest whole checkpoint; raises `FileNotFoundError`, `DamagedFile`, and `ValueError` if it is of another configuration or version."
+    "Read the newest whole checkpoint; raises `FileNotFoundError`, `DamagedFile`, and `ValueError` if it is of another configuration, version or kind."
     state, source = _load(path, device)
-    if config is not None: check_same_config(source, state['config'], config)
+    if config is not None: check_same_config(source, _entries(source, state, 'config')[0], config)
     return state
 
 def check_same_config(
@@ -128,7 +133,7 @@ def resume_checkpoint(
         if re.fullmatch(rf'\.{re.escape(path.stem)}-\d+\.\w+', file.name): file.unlink()  # named by `replacing`
     if not (path.exists() or previous_checkpoint(path).exists()): return None
     state, source = _load(path, device)
-    check_same_config(source, state['config'], config)
+    check_same_config(source, _entries(source, state, 'config')[0], config)
     if source != path: path.unlink(missing_ok=True)
     return state
 
@@ -181,9 +186,10 @@ def fastest_convolutions(
 # %% ../nbs/60_checkpoint.ipynb #daa03c65
 def data_hash(
     videos: Sequence[Video], # All videos of a run
+    variants: bool = False,  # Whether those count, where there are any; not where the settings they were made with are compared
 ) -> str: # Hexadecimal
-    "Identity of names, splits, labels and frames."
-    parts = [(v.name, v.split, v.action, content_hash(v.frames), None if v.phases is None else v.phases.tolist()) for v in videos]
+    "Identity of names, splits, labels, frames and, if asked, variants."
+    parts = [(v.name, v.split, v.action, content_hash(v.frames), None if v.phases is None else v.phases.tolist(), *map(content_hash, v.variants*variants)) for v in videos]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 # %% ../nbs/60_checkpoint.ipynb #339f0865
@@ -200,8 +206,8 @@ def save_encoder(
 def _read_encoder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     "Settings and weights of an encoder, from either kind of file."
     if path.suffix != '.safetensors':
-        state = load_checkpoint(path)
-        return state['encoder_config'], state['encoder']
+        config, weights = _entries(path, load_checkpoint(path), 'encoder_config', 'encoder')
+        return config, weights
     try:
         with safetensors.safe_open(path, 'pt') as file: return json.loads(file.metadata()['encoder']), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (it has no iterator)
     except OSError: raise
@@ -218,9 +224,10 @@ def load_encoder(
     backbone: nn.Module|None = None, # As the encoder was made with
     device: str|torch.device = 'cpu', # Where it goes
 ) -> Encoder: # In evaluation mode
-    "A trained encoder; raises `FileNotFoundError`, `DamagedFile`, and `ValueError` where the weights do not fit, as without the backbone."
+    "A trained encoder; raises `FileNotFoundError`, `DamagedFile`, and `ValueError` for another kind of file, or where settings or weights do not fit, as without the backbone."
     config, weights = _read_encoder(Path(path))
-    encoder = Encoder(**config, backbone=backbone)
+    try: encoder = Encoder(**config, backbone=backbone)
+    except TypeError as e: raise ValueError(f'{path}: an encoder of this version of lrprop has no such settings ({e})') from None
     try: encoder.load_state_dict(weights)
     except RuntimeError as e: raise ValueError(f'{path}: the weights do not fit the encoder; was it made with another backbone? ({str(e).splitlines()[-1].strip()[:200]})') from None
     return encoder.to(device).eval()

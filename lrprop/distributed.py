@@ -165,9 +165,9 @@ def _sub_batches(backbone: nn.Module, frames: Tensor) -> Tensor:
     forward: Callable[[], Tensor] = partial(type(backbone).forward, backbone, frames)
     size = cast(int, backbone.sub_batch)
     n_pieces, left = divmod(len(frames), size)
-    if not backbone.training or len(frames)*n_processes() <= size: return forward()
-    if left: raise ValueError(f'{len(frames)} frames for each of {n_processes()} processes are not a multiple of sub_batch={size}, so batch norm would see other pieces than in one process; choose a sub_batch that divides {len(frames)}, or other frames a clip, such as a multiple of {backbone.sub_batch}')
     layers = [layer for layer in backbone.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    if not backbone.training or not layers or len(frames)*n_processes() <= size: return forward()
+    if left: raise ValueError(f'{len(frames)} frames for each of {n_processes()} processes are not a multiple of sub_batch={size}, so batch norm would see other pieces than in one process; choose a sub_batch that divides {len(frames)}, or other frames a clip, such as a multiple of {backbone.sub_batch}')
     statistics, momentum = [x for layer in layers for x in (layer.running_mean, layer.running_var) if x is not None], layers[0].momentum
     assert momentum is not None  # a ResNet's are 0.1
     before, ways = torch.cat(statistics), [vars(layer).pop('forward') for layer in layers]

@@ -21,7 +21,7 @@ from .dtw_gpu import exact_gpu
 
 # %% ../nbs/31_dtw.ipynb #0c5490d8
 def cost_matrix(
-    x: Tensor|np.ndarray,    # (..., Tx, d) embeddings of one clip, below 1e150; padding must be finite
+    x: Tensor|np.ndarray,    # (..., Tx, d) embeddings of one clip, below 1e150 (in float32 below 1e35, and 1e16 for 'sqeuclidean': costs have its range); padding must be finite
     y: Tensor|np.ndarray,    # (..., Ty, d) embeddings of the other; leading dimensions broadcast
     kind: str = 'euclidean', # 'euclidean' as in the paper, 'sqeuclidean', or 'cosine' for 1 - cos
 ) -> Tensor: # (..., Tx, Ty), at least 0; float64 if either input is, else float32

@@ -61,7 +61,8 @@ def embed_trained(
     "Rows of a trained encoder."
     def embed(video: Video) -> np.ndarray:
         frames = video.frames[np.arange(len(video))]
-        try: return embed_frames(encoder, torch.as_tensor(frames) if transform is None else transform(frames)).cpu().numpy()
+        x = torch.as_tensor(frames) if transform is None else transform(frames)
+        try: return embed_frames(encoder, x if x.dtype == torch.uint8 else x.float()).cpu().numpy()
         except ValueError as e: raise ValueError(f'{video.name}: {e}') from None
     return embed
 
@@ -118,7 +119,7 @@ class Scorer:
         val: Sequence[np.ndarray],   # Embeddings (L_i, d) of the validation videos
         val_videos: Sequence[Video], # The validation videos, in the same order
         parts: Sequence[slice]|None = None, # Of each, the part that was embedded; None = the whole
-    ) -> dict[str, float]: # Metric → value: tau, progress, ap@K, svm@P and linear@P (P in %), dtw_accuracy, alignment_error
+    ) -> dict[str, float]: # Metric → value: tau, progress (of 2 phases or more), ap@K, svm@P and linear@P (P in %), dtw_accuracy, alignment_error
         "One row."
         shown, stride = val_videos if parts is None else [cut(v, p) for v, p in zip(val_videos, parts, strict=True)], self.stride
         row, clocks = {}, [v.progress for v in shown if v.progress is not None]
@@ -133,7 +134,7 @@ class Scorer:
         targets = None if parts is None else [_cut_targets(v.phases, p, n_phases) for v, p in zip(val_videos, parts) if v.phases is not None]
         for metric in tqdm([
             lambda: {'tau': kendalls_tau(val, stride)},
-            lambda: {'progress': phase_progression(val, y_val, *self.train, n_phases, targets)},
+            lambda: {'progress': phase_progression(val, y_val, *self.train, n_phases, targets)} if n_phases > 1 else {},
             lambda: {f'ap@{k}': ap for k, ap in cast(dict[int, float], average_precision(val, y_val, found, stride)).items()} if found else {},
             *[lambda c=c, f=f: {f'{c}@{round(100*f)}': self.classifier(c, f).score(val, y_val)} for c in ('svm', 'linear') for f in self.fractions],
             lambda: {'dtw_accuracy': dtw_accuracy(val, y_val)},

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from .compiled import compiled
 from .core import FrameSource, check_count
-from .costs import as_tensor, band_columns
+from .costs import WIDEST, as_tensor, band_columns
 from .dtw import cost_matrix, dtw_path
 from .partial import Match, SubsequenceStream, best_ends
 
@@ -103,14 +103,15 @@ def _pieces(x: Tensor, y: Tensor, kind: str, lo: np.ndarray, hi: np.ndarray, row
         last = point
     return found
 
-def _pair(x: Tensor|np.ndarray, y: Tensor|np.ndarray) -> tuple[Tensor, Tensor]:
-    "Two clips' embeddings on the CPU; `ValueError` for other shapes, NaN, infinity and numbers whose squares are none."
+def _pair(x: Tensor|np.ndarray, y: Tensor|np.ndarray, kind: str) -> tuple[Tensor, Tensor]:
+    "Two clips' embeddings on the CPU; `ValueError` for other shapes and kinds, NaN, infinity and numbers too large for a cost."
     x, y = (as_tensor(v).detach().cpu() for v in (x, y))
+    limit = '1e150' if torch.float64 in (x.dtype, y.dtype) or kind == 'cosine' else '1e16' if kind == 'sqeuclidean' else '1e35' # of float32, costs are float32
     for name, v in (('x', x), ('y', y)):
         if v.ndim != 2 or 0 in v.shape: raise ValueError(f'{name}: embeddings of shape {tuple(v.shape)}; valid: (T, d), at least one frame')
         for a in range(0, len(v), 4096):
-            small = (v[a:a + 4096].abs() < 1e150).all(1)
-            if not small.all(): raise ValueError(f'{name}: the embedding of frame {a + int((~small).nonzero()[0])} holds a NaN, an infinity or a number beyond 1e150')
+            small = (v[a:a + 4096].abs().double() < float(limit)).all(1)
+            if not small.all(): raise ValueError(f'{name}: the embedding of frame {a + int((~small).nonzero()[0])} holds a NaN, an infinity or a number beyond {limit}')
     if x.shape[1] != y.shape[1]: raise ValueError(f'embeddings of shapes {tuple(x.shape)} and {tuple(y.shape)}; valid: (Tx, d) and (Ty, d) with one d')
     return x, y
 
@@ -135,7 +136,7 @@ def long_path(
     progress: bool = False,          # Show a progress bar, a tick a row
 ) -> LongPath:
     "DTW path of two long clips, the cheapest of all within the windows (eqs. 5-6); `ValueError` for NaN, other shapes, windows without a way through."
-    x, y = _pair(x, y)
+    x, y = _pair(x, y, kind)
     lo, hi = _window(windows, len(x), len(y))
     with tqdm(total=len(x), desc='align', unit='frame', disable=not progress) as bar: _, points = _crossings(x, y, kind, lo, hi, _ROWS, bar)
     path, costs = (np.concatenate(v) for v in zip(*_pieces(x, y, kind, lo, hi, _ROWS, points)))
@@ -153,13 +154,13 @@ def band_windows(
     if n_x < 1 or n_y < 1: raise ValueError(f'{n_x} and {n_y} frames; valid: at least 1')
     check_count('band', band, 0)
     lo, hi = np.empty(n_x, np.int64), np.empty(n_x, np.int64)
-    band_columns(n_x, n_y, band, lo, hi)
+    band_columns(n_x, n_y, min(band, WIDEST), lo, hi)
     return np.stack([lo, hi], 1)
 
 # %% ../nbs/34_long.ipynb #d0c9c07b
 def _averages(x: Tensor, factor: int) -> Tensor:
     "Means of every `factor` frames, the last of what is left."
-    return torch.stack([part.mean(0) for part in x.split(factor)])
+    return torch.stack([part.mean(0) for part in (x if x.is_floating_point() else x.double()).split(factor)])
 
 def coarse_windows(
     x: Tensor|np.ndarray,    # (Tx, d) embeddings
@@ -171,7 +172,7 @@ def coarse_windows(
     "Windows round the path of a coarse alignment; `ValueError` as `long_path`, and for a factor below 1 or a radius below 0."
     check_count('factor', factor)
     check_count('radius', radius, 0)
-    x, y = _pair(x, y)
+    x, y = _pair(x, y, kind)
     k, i = long_path(_averages(x, factor), _averages(y, factor), kind).path.T
     n = k[-1] + 1
     rows = np.arange(n)
@@ -187,7 +188,7 @@ class StreamSearch:
         x: Tensor|np.ndarray,    # (Tx, d) embeddings of the clip that is looked for
         kind: str = 'euclidean', # As `lrprop.dtw.cost_matrix`
     ):
-        self.x, _ = _pair(x, x)
+        self.x, _ = _pair(x, x, kind)
         self.kind, self._stream = kind, SubsequenceStream(len(self.x))
         self._ends: list[tuple[np.ndarray, np.ndarray]] = []
 
@@ -201,7 +202,7 @@ class StreamSearch:
     ) -> None:
         "Go on; `ValueError` for NaN or another width."
         if len(y) == 0: return
-        x, y = _pair(self.x, y)
+        x, y = _pair(self.x, y, self.kind)
         for part in y.split(4096): self._ends.append(self._stream.feed(cost_matrix(part, x, self.kind).mT)) # one at a time: when stopped, it holds what it has seen
 
     def matches(self,
@@ -220,8 +221,9 @@ def search_long(
     kind: str = 'euclidean',          # As `lrprop.dtw.cost_matrix`
     progress: bool = False,           # Show a progress bar
 ) -> list[Match]: # As `lrprop.partial.best_matches`
-    "The best places of a clip in a long video, which is read 4,096 frames at a time, and once more where a match lies; `ValueError` as `StreamSearch`."
+    "The best places of a clip in a long video, which is read 4,096 frames at a time, and once more where a match lies; `ValueError` as `StreamSearch`, for k and limit before it is read."
     search, n_y = StreamSearch(x, kind), len(y)
+    search.matches(k, limit) # of nothing, for its errors
     for a in tqdm(range(0, n_y, 4096), desc='search', disable=not progress): search.feed(y[np.arange(a, min(a + 4096, n_y))])
     found = []
     for first, stop, value in search.matches(k, limit):

@@ -197,7 +197,8 @@ def dtw_accuracy(
 def _when(p: np.ndarray, clock: np.ndarray, side: Literal['left', 'right']) -> np.ndarray:
     "First ('left') or last ('right') time at which `clock` shows each `p`."
     p = p.clip(clock[0], clock[-1])
-    beyond = np.concatenate([clock[:1] - 1, clock, clock[-1:] + 1]) # one frame more at each end, so that every p is crossed
+    step = np.maximum(1, np.spacing(np.abs(clock[[0, -1]]))) # large numbers lie more than 1 apart
+    beyond = np.concatenate([clock[:1] - step[0], clock, clock[-1:] + step[1]]) # one frame more at each end, so that every p is crossed
     k = np.searchsorted(clock, p, side)
     times: np.ndarray = k - 1 + (p - beyond[k]) / (beyond[k + 1] - beyond[k])
     return times

@@ -8,7 +8,8 @@ __all__ = ['check_embeddings', 'pair_neighbours', 'nearest_of_others', 'pair_pat
 # %% ../nbs/60_neighbours.ipynb #aa213d31
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import cast
+from math import prod
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -58,6 +59,10 @@ def _square_distances(x: np.ndarray, y: np.ndarray, D: np.ndarray) -> None:
 
 # %% ../nbs/60_neighbours.ipynb #b3f54255
 _CELLS = 2**20 # Distances in memory at a time, in float64 or four times as many in float32; or those of the largest pair of videos
+
+def _room(embs: list[np.ndarray], dtype: type[np.floating[Any]]) -> np.ndarray:
+    "Memory for so many, flat; a video is never compared with itself."
+    return np.empty(max(_CELLS, prod(sorted(map(len, embs))[-2:])), dtype)
 
 def _filter(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.float32]:
     "float32 factors whose product is the rough squared distance, up to a common scale; and 2ε. All 0 where float32 cannot serve."
@@ -115,7 +120,7 @@ def pair_neighbours(
     "Nearest frames for each ordered pair of videos, the first one on ties."
     frames, cuts = np.concatenate(embs), np.cumsum([0, *map(len, embs)])
     left, right, slack = _filter(frames)
-    room = np.empty(max(_CELLS, max(map(len, embs))**2), np.float32)
+    room = _room(embs, np.float32)
     for i, x in enumerate(embs[:-1]):
         j, stop = i + 1, 0
         while j < len(embs):
@@ -203,7 +208,7 @@ def pair_paths(
     pairs = pairs[np.lexsort((pairs[:, 1], n_frames[pairs[:, 1]], n_frames[pairs[:, 0]] // 16))] # like lengths, and the same y, side by side
     rows = np.pad(np.concatenate(embs), ((0, 0), (0, -embs[0].shape[1] % 4)))
     columns = np.concatenate([x.T.ravel() for x in np.split(rows, cuts[1:-1])]) # of one video after the other
-    room = np.empty(max(_CELLS, n_frames.max()**2))
+    room = _room(embs, np.float64)
     while len(pairs):
         shapes = np.maximum.accumulate(n_frames[pairs], 0) # of a batch of the first 1, 2, … pairs
         n = max(1, int(np.searchsorted(shapes.prod(1) * np.arange(1, len(pairs) + 1), _CELLS, 'right')))

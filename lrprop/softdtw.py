@@ -49,7 +49,7 @@ torch.library.register_vmap(_soft_dtw.name(), fold_batch(_soft_dtw), lib=_OPS)
 def _scaled(E: Tensor, grad: Tensor) -> Tensor:
     "grad*E, in the memory of E unless the graph, and so E, may be needed again."
     keeps = getattr(torch._C._autograd, '_get_current_graph_task_keep_graph', lambda: True)
-    if traced(E) or keeps(): return grad[:, None, None]*E
+    if traced(E) or keeps() or torch._C._functorch.is_legacy_batchedtensor(grad): return grad[:, None, None]*E # of many gradients at once, as for a Jacobian
     return E if grad.device.type == 'cpu' and (grad == 1).all() else E.mul_(grad[:, None, None]) # a sum hands down ones; a GPU would have to be asked
 
 class _Compiled(Function):
@@ -108,7 +108,7 @@ def soft_dtw(
     open_begin: bool = False, # May the path start at any frame of y?
     open_end: bool = False,   # May the path stop at any frame of y?
     reduction: str = 'none',  # 'none', 'mean' or 'sum' over the batch
-) -> Tensor: # Scalar, or (B,) for a batch; float64 for float64, else float32. May be negative: many paths are cheaper than one
+) -> Tensor: # Scalar, or (B,) for a batch; float64 for float64 and integers of more than 16 bits, else float32. May be negative: many paths are cheaper than one
     "Soft minimum over all monotone paths (eqs. 10-11); `ValueError` for wrong shapes, lengths or options, NaN and -inf (on a GPU these two, and wrong lengths, give the value NaN)."
     cost = as_tensor(cost)
     D = as_batch(cost)
@@ -216,6 +216,7 @@ def soft_dtw_from_embs(
     x, y = as_tensor(x), as_tensor(y)
     if x.ndim not in (2, 3) or x.ndim != y.ndim or x.shape[-1] != y.shape[-1] or x.shape[:-2] != y.shape[:-2] or 0 in (*x.shape, *y.shape):
         raise ValueError(f'embeddings of shapes {tuple(x.shape)} and {tuple(y.shape)}; valid: (Tx, d) and (Ty, d), or (B, Tx, d) and (B, Ty, d), none of them 0')
+    if x.is_complex() or y.is_complex(): raise ValueError(f'embeddings of {x.dtype} and {y.dtype}; valid: real numbers')
     if x.device != y.device: raise ValueError(f'embeddings on {x.device} and {y.device}; valid: one device')
     if x.device.type != 'cpu': return soft_dtw(cost_matrix(x, y, kind), gamma, lengths, band, open_begin, open_end, reduction)
     wide = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)

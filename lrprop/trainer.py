@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from .checkpoint import Terminated, check_same_config, data_hash, fastest_convolutions, load_tensors, noting_sigterm, resume_checkpoint, save_checkpoint, save_encoder, save_tensors
 from .collapse import COLLAPSED, CollapseError, CollapseWarning, clip_spread, count_collapsed
-from .core import Batch, Video, check_choice, rng_at, seed_torch_at
+from .core import Batch, Video, check_choice, check_count, rng_at, seed_torch_at
 from .distributed import any_process, backward, gather, joined, on_first, own_share, rank, sharing
 from .encoder import Encoder
 from .sampling import Augment, epoch_groups, sample_batch
@@ -256,7 +256,7 @@ def _belongs(checkpoint: Path|None, config: dict[str, Any]|None, videos: Sequenc
     "What a checkpoint belongs to: a configuration, and data."
     if checkpoint is None: return {}
     if config is None: raise ValueError('a checkpoint needs the config it belongs to')
-    return dict(config=config, data=config.get('data') or on_first(data_hash, videos))
+    return dict(config=config, data=config.get('data') or on_first(data_hash, videos, True))
 
 @joined()
 def fit(
@@ -280,14 +280,14 @@ def fit(
     checkpoint_minutes: float = 5., # Between checkpoints; one is always written at SIGTERM and at the end
     log: Callable[[dict[str, Any]], None]|None = None, # Called after each epoch with its record: epoch, lr, seconds, the means of what `batch_loss` reports, and scores
     evaluate: Callable[[Encoder], dict[str, float]]|None = None, # Scores of the encoder, in evaluation mode, for the record
-    evaluate_every: int = 10,       # Epochs from one evaluation to the next
+    evaluate_every: int = 10,       # Epochs from one evaluation to the next, with `evaluate` at least 1
     on_collapse: str = 'warn',      # 'warn', or 'raise' to stop
     failed: Path|None = None,       # Where a step that stops the run is saved for `replay`; None = beside the checkpoint, as NAME.failed.pt
     label: str = 'train',           # Shown before the progress bar
 ) -> list[dict[str, Any]]: # One record an epoch, those before a resume included
-    """Train an encoder (SPEC §A.12); raises `ValueError` for a checkpoint of another configuration, `FloatingPointError` as `batch_loss` or for a gradient,
-    `CollapseError` or a warning, and `Terminated` after SIGTERM."""
+    "Train an encoder (SPEC §A.12); raises `ValueError` for no videos or a checkpoint of another configuration, `FloatingPointError` as `batch_loss` or for a gradient, `CollapseError` or a warning, and `Terminated` after SIGTERM."
     check_choice('on_collapse', on_collapse, ('warn', 'raise'))
+    for what, n in {'number of training videos': len(videos), 'evaluate_every': 1 if evaluate is None else evaluate_every}.items(): check_count(what, n)
     device, own = next(encoder.parameters()).device, own_share(n_videos)
     def groups(epoch: int) -> list[list[Video]]: return epoch_groups(videos, n_videos, rng_at(seed, 'epoch', epoch))
     def clips(group: list[Video], epoch: int, i: int) -> Batch: return sample_batch(group, n_frames, n_views, rng_at(seed, 'batch', epoch, i), augment, device, own=own, **(sampling or {}))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .core import check_choice
+from .core import check_choice, check_count
 
 # %% ../nbs/60_watch.ipynb #1417b242
 Log = Callable[[dict[str, Any]], None]  # As `fit` takes it
@@ -91,5 +91,5 @@ class Watch:
 
     def __post_init__(self) -> None:
         check_choice('on_collapse', self.on_collapse, ('warn', 'raise'))
-        for field in ('evaluate_every', 'checkpoint_minutes'):
-            if not getattr(self, field) >= 0: raise ValueError(f'{field} must be at least 0, not {getattr(self, field)}')
+        check_count('evaluate_every', self.evaluate_every, 0)
+        if not self.checkpoint_minutes >= 0: raise ValueError(f'checkpoint_minutes must be at least 0, not {self.checkpoint_minutes}')

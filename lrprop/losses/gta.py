@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from ..compiled import compiled, over_batch
 from ..core import check_choice
-from ..costs import wide_dtype
+from ..costs import Lengths, check_lengths, pair_lengths, wide_dtype
 from ..priors import log_similarity, pooled_mean
 from ..propagation import cross_pairs
 
@@ -66,6 +66,7 @@ class _Table(Function):
     def forward(ctx: Any, cost: Tensor, lengths: Tensor, gamma: float, kind: int) -> Tensor:
         D, n = cost.cpu().double().contiguous().numpy(), lengths.cpu().long().contiguous().numpy()
         if (n < 1).any(): raise ValueError('a clip has no valid frame; valid: at least 1')
+        check_lengths(n, D.shape[1:])
         R = np.full((len(D), D.shape[1] + 1, D.shape[2] + 1), inf)
         R[:, 0, 0] = 0
         over_batch(lambda first, stop: _down(D, n, gamma, kind, first, stop, R), len(D), D.size)
@@ -82,13 +83,14 @@ class _Table(Function):
 
 def dtw_table(
     cost: Tensor,           # (B, Tx, Ty) costs δ
-    lengths: Tensor,        # (B, 2) valid lengths
+    lengths: Lengths,       # Valid lengths, as `soft_dtw`
     gamma: float = 0.1,     # Softness > 0, in the unit of the costs
     softmin: str = 'smooth', # One of `SOFTMINS`
 ) -> Tensor: # (B, Tx, Ty) accumulated costs in float64 (float32 on Apple's mps), inf beyond the lengths
-    "All of the table of DTW with a soft minimum (Hadji et al. 2021, eqs. 5-6); raises `ValueError` for wrong options."
+    "All of the table of DTW with a soft minimum (Hadji et al. 2021, eqs. 5-6); raises `ValueError` for wrong shapes, lengths or options."
     if not gamma > 0: raise ValueError(f'gamma is {gamma}; valid: above 0')
-    table: Tensor = _Table.apply(cost, lengths, float(gamma), SOFTMINS.index(check_choice('softmin', softmin, SOFTMINS)))
+    if cost.ndim != 3 or 0 in cost.shape: raise ValueError(f'costs of shape {tuple(cost.shape)}; valid: (B, Tx, Ty), none of them 0')
+    table: Tensor = _Table.apply(cost, pair_lengths(lengths, cost.shape, cost.device), float(gamma), SOFTMINS.index(check_choice('softmin', softmin, SOFTMINS)))
     return table
 
 # %% ../../nbs/57_losses.gta.ipynb #21461135

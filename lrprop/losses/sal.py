@@ -68,7 +68,8 @@ class SAL(nn.Module):
     ) -> Tensor: # Scalar; 0 if no clip has five valid slots
         "Draw triplets and judge them; raises `ValueError` for embeddings of another width."
         if embs.shape[-1] != self.dim: raise ValueError(f'embeddings have width {embs.shape[-1]}, but this classifier takes {self.dim}')
-        return self.judge(embs.flatten(0, 1), *draw_triplets(mask.flatten(0, 1), self.n_triplets, self.shuffled))
+        known = embs.masked_fill(~mask[..., None], 0.)  # a NaN would reach the head's gradient even where it does not count
+        return self.judge(known.flatten(0, 1), *draw_triplets(mask.flatten(0, 1), self.n_triplets, self.shuffled))
 
     def judge(self,
         embs: Tensor,   # (B, T, d) raw embeddings

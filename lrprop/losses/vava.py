@@ -68,6 +68,10 @@ def sinkhorn(
 # %% ../../nbs/54_losses.vava.ipynb #bfd5080c
 _LOG_RANGE = log(1e-15), log(1e20)
 
+def _check_frames(*masks: Tensor) -> None:
+    "Raise a `ValueError` for a clip without a valid frame; a GPU would have to be asked, and there its value is NaN."
+    if not all(m.any(-1).all() for m in masks if m.device.type == 'cpu'): raise ValueError('a clip has no valid frame; valid: at least 1')
+
 def transport(
     cost: Tensor,        # (P, T, T) squared distances D between the frames of two clips
     mask_x: Tensor,      # (P, T) bool, valid rows, prefixes
@@ -80,7 +84,8 @@ def transport(
     n_iter: int = 20,    # Iterations of Sinkhorn
     variant: str = 'corrected', # As `transport_priors`
 ) -> tuple[Tensor, Tensor, Tensor]: # (P, T+1, T+1) plan T, cost D and kernel K with the virtual frame at index 0, in float64
-    "The plan of each pair of clips (SPEC B.6.1 to 7)."
+    "The plan of each pair of clips (SPEC B.6.1 to 7); raises `ValueError` for a clip without a valid frame (on a GPU its plan is NaN)."
+    _check_frames(mask_x, mask_y)
     rows, columns, (n, m) = F.pad(mask_x, (1, 0), value=True), F.pad(mask_y, (1, 0), value=True), (mask.sum(-1) for mask in (mask_x, mask_y))
     nearest = cost.detach().masked_fill(~mask_y[:, None], torch.inf).argmin(-1)
     prior, score = transport_priors(nearest, n, m, phi, delta, lambda1, variant)
@@ -129,14 +134,14 @@ def vava(
     inter: float = 1e-4,  # Weight of the best and worst match
     temperature: float = 0.5, # Of their cross-entropy > 0
 ) -> Tensor: # Scalar
-    "VAVA: optimal transport with temporal priors (vava.py; SPEC B.6); raises `ValueError` for fewer than 2 videos, another `variant` or a setting out of its range."
+    "VAVA: optimal transport with temporal priors (vava.py; SPEC B.6); raises `ValueError` for fewer than 2 videos, a clip without a valid frame (on a GPU the value is NaN), another `variant` or a setting out of its range."
     check_choice('variant', variant, ('corrected', 'released'))
     for name, setting in dict(delta=delta, lambda2=lambda2, margin=margin, temperature=temperature).items():
         if not setting > 0: raise ValueError(f'{name} is {setting}; valid: above 0')
     if not window >= 0: raise ValueError(f'window is {window}; valid: at least 0, in slots')
     if len(embs) < 2: raise ValueError(f'aligning takes at least 2 videos a batch, not {len(embs)}')
     rows, columns = cross_pairs(len(embs), embs.shape[1], device=embs.device)
-    mask = mask.flatten(0, 1)
+    _check_frames(mask := mask.flatten(0, 1))
     z = embs.flatten(0, 1).masked_fill(~mask[..., None], 0.)
     dims = z.shape[-1] if variant == 'released' else 1  # there a mean over dimensions, except in the transport
     intra = intra_contrast(cost_matrix(z, z, 'sqeuclidean')/dims, mask, window, margin)
