@@ -8,6 +8,7 @@ __all__ = ['CARL_COUNTS', 'PENN_ACTION_URL', 'PennLabel', 'read_penn_label', 'Fr
 
 # %% ../nbs/18_penn_action.ipynb #3959fe67
 import io
+import os
 import re
 import warnings
 import zlib
@@ -130,6 +131,15 @@ def _content(labels: Path|PhaseRow) -> object:
     size = labels.stat().st_size
     return labels.read_bytes() if size <= 9 * MAX_FRAMES else size
 
+def _sizes(root: Path, name: str) -> tuple[int|None, int|None, int|None]:
+    "Bytes of a video's label file; number and bytes of its frames. None for what is not there: reading will tell."
+    mat: int|None = None
+    try:
+        mat = (root/'labels'/f'{name}.mat').stat().st_size
+        with os.scandir(root/'frames'/name) as files: sizes = [f.stat().st_size for f in files if f.name.endswith('.jpg') and f.name[0] != '.']
+    except OSError: return mat, None, None
+    return mat, len(sizes), sum(sizes)
+
 def find_penn_action(
     source: str|Path,                    # Folder with frames/NNNN/FFFFFF.jpg and labels/NNNN.mat, or the one Penn_Action is in
     phases: str|Path|None = None,        # phases.csv, or the folder <split>/<action>/NNNN.npy; None: looked for in source
@@ -145,7 +155,7 @@ def find_penn_action(
     if rest and actions is None: warnings.warn(f"{root/'frames'}: {len(rest)} videos have no phases in {there} and are left out, for example {rest[0]}", stacklevel=2)
     def entry(name: str, action: str, split: str, labels: Path|PhaseRow) -> Entry:
         if not re.fullmatch(r'\d{4}', name): return bad_entry(f'{labels}', f'{labels}: {name!r} is not the number of a video, 0001 to 2326')
-        return Entry(name, partial(_read_penn, root, name, action, split, labels), stamp_of(action, split, _content(labels)))
+        return Entry(name, partial(_read_penn, root, name, action, split, labels), stamp_of(action, split, _content(labels), *_sizes(root, name)))
     return without_twins(entry(*c) for c in chosen)
 
 # %% ../nbs/18_penn_action.ipynb #b085e020
