@@ -1036,6 +1036,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '.', 'doc_host': '.', 'git_u
                                  'lrprop.tfrecord._number': ('tfrecord.html#_number', 'lrprop/tfrecord.py'),
                                  'lrprop.tfrecord._read_length': ('tfrecord.html#_read_length', 'lrprop/tfrecord.py'),
                                  'lrprop.tfrecord._varint': ('tfrecord.html#_varint', 'lrprop/tfrecord.py'),
+                                 'lrprop.tfrecord._whole': ('tfrecord.html#_whole', 'lrprop/tfrecord.py'),
                                  'lrprop.tfrecord._whole_numbers': ('tfrecord.html#_whole_numbers', 'lrprop/tfrecord.py'),
                                  'lrprop.tfrecord.find_records': ('tfrecord.html#find_records', 'lrprop/tfrecord.py'),
                                  'lrprop.tfrecord.parse_sequence_example': ('tfrecord.html#parse_sequence_example', 'lrprop/tfrecord.py'),
