@@ -11,7 +11,6 @@ import io
 import os
 import re
 import warnings
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 from scipy.io import loadmat, savemat
-from scipy.io.matlab import MatReadError
 
 from .formats import Entry, RawVideo, bad_entry, phase_starts, stamp_of, tiny_frames, to_jpeg, without_twins
+from .joints import MAT_ERRORS
 from .phases import ACTIONS, MAX_FRAMES, N_PHASES, PhaseRow, canonical_action, read_phases
 
 # %% ../nbs/18_penn_action.ipynb #d38d8958
@@ -47,7 +46,7 @@ def read_penn_label(
     try:
         m = loadmat(file if isinstance(file, io.BytesIO) else str(file), variable_names=('action', 'nframes', 'train', 'pose'))
         label = PennLabel(str(m['action'].item()), int(m['nframes'].item()), int(m['train'].item()) == 1, str(m['pose'].item()))
-    except (MatReadError, OSError, EOFError, KeyError, IndexError, ValueError, TypeError, AttributeError, NameError, NotImplementedError, OverflowError, MemoryError, zlib.error) as e:
+    except MAT_ERRORS as e:
         raise ValueError(f'{where}: is not a label file of Penn Action with action, nframes, train and pose ({type(e).__name__}: {e})') from None
     return label
 
