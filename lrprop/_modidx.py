@@ -546,6 +546,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '.', 'doc_host': '.', 'git_u
             'lrprop.joints': { 'lrprop.joints._bridged': ('joints.html#_bridged', 'lrprop/joints.py'),
                                'lrprop.joints._penn_joints': ('joints.html#_penn_joints', 'lrprop/joints.py'),
                                'lrprop.joints._read_joints': ('joints.html#_read_joints', 'lrprop/joints.py'),
+                               'lrprop.joints._state': ('joints.html#_state', 'lrprop/joints.py'),
                                'lrprop.joints.joint_angles': ('joints.html#joint_angles', 'lrprop/joints.py'),
                                'lrprop.joints.normalise_joints': ('joints.html#normalise_joints', 'lrprop/joints.py'),
                                'lrprop.joints.penn_action_joints': ('joints.html#penn_action_joints', 'lrprop/joints.py'),
