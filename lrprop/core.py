@@ -167,7 +167,8 @@ def replacing(
 ) -> Iterator[Path]: # A temporary name beside it, of the same suffix; renamed on success, removed on failure
     "Write a file under another name and rename it when it is complete; raises `OSError` that names it if there is no room."
     path = Path(path)
-    temporary = path.with_name(f'.{path.stem}-{os.getpid()}_{_host()}_{uuid4().hex[:6]}{path.suffix}')
+    stem = path.stem if len(os.fsencode(path.name)) <= 230 else hashlib.sha256(os.fsencode(path.stem)).hexdigest()[:16]  # a name has at most 255 bytes
+    temporary = path.with_name(f'.{stem}-{os.getpid()}_{_host()}_{uuid4().hex[:6]}{path.suffix}')
     try:
         yield temporary
         temporary.replace(path)
