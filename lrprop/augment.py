@@ -54,7 +54,7 @@ def draw_crop(
         w, h = round(sqrt(area * aspect)), round(sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
-    h, w = min(height, round(width / ratio[0])), min(width, round(height * ratio[1]))
+    h, w = max(1, min(height, round(width / ratio[0]))), max(1, min(width, round(height * ratio[1])))
     return (height - h)//2, (width - w)//2, h, w
 
 # %% ../nbs/14_augment.ipynb #7cd0c507

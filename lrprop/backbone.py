@@ -26,10 +26,11 @@ from torchvision.models import ResNet, resnet50
 from tqdm import tqdm
 
 from .augment import IMAGENET_MEAN, IMAGENET_STD, eval_transform
-from .core import FrameSource, check_choice, replacing, seed_torch_at
+from .core import FrameSource, check_choice, replacing, rng_at, seed_torch_at
 
 # %% ../nbs/20_backbone.ipynb #2534f991
 _VERSION = 1  # To be raised when the same weights and frames would give other features: cached ones are then left alone
+_KNOWN = ('efficientnet_lite0', 'efficientnet_lite0_grid', 'resnet50_imagenet', 'resnet50_byol', 'resnet50_random', 'resnet50_trunk')  # What they compute is in their names
 
 class _Takes:
     "What everything with a size, a mean and a std does with images."
@@ -64,9 +65,13 @@ class Backbone(_Takes):
 
     @cached_property
     def identity(self) -> str:
-        "Hash of the weights and the preprocessing."
+        "Hash of the weights and the preprocessing, and of a module of your own, of what it does."
         h = hashlib.sha256(repr((_VERSION, self.name, self.size, tuple(self.mean), tuple(self.std), self.dim)).encode())
         for name, weight in self.module.state_dict().items(): h.update(name.encode() + weight.cpu().numpy().tobytes())
+        if self.name not in _KNOWN:
+            noise = torch.from_numpy(rng_at('noise').normal(size=(1, 3, self.size, self.size)).astype(np.float32))
+            with torch.inference_mode(): y = self.module(noise.to(self.device)).flatten().double().cpu().numpy()
+            h.update(repr((str(self.module), y.size, [f'{v:.2g}' for v in rng_at('axes').normal(size=(8, y.size)) @ y])).encode())  # two digits, as devices round differently
         return h.hexdigest()
 
 # %% ../nbs/20_backbone.ipynb #fc6e6cce
@@ -154,7 +159,7 @@ def load_resnet50(
     weights: str|Path = 'random', # 'random', 'imagenet', or the file of a BYOL checkpoint
     seed: int = 0,                # Of the random weights
 ) -> ResNet: # torchvision's, on the CPU
-    "ResNet-50; raises `FileNotFoundError` if the weights are neither there nor to be had, `ValueError` as `load_byol`."
+    "ResNet-50; raises `FileNotFoundError` if the weights are neither there nor to be had, `ValueError` as `load_byol`, or for a damaged file."
     is_file = isinstance(weights, Path) or Path(weights).suffix or os.sep in weights
     if not is_file and weights not in ('random', 'imagenet'): raise ValueError(f"unknown weights {weights!r}; valid: random, imagenet, or the file of a BYOL checkpoint, such as BYOL_1000.pth")
     with torch.random.fork_rng(devices=[]):
@@ -165,11 +170,9 @@ def load_resnet50(
         print(f'{Path(weights).name}: {matched.loaded} entries of ResNet-50 loaded, {matched.missing} missing (none of them used), {matched.ignored} of the file ignored')
     if is_file or weights == 'random': return net
     path = Path(torch.hub.get_dir()) / 'checkpoints' / Path(RESNET50_URL).name
-    try: state = torch.hub.load_state_dict_from_url(RESNET50_URL, map_location='cpu', weights_only=True, check_hash=True)
-    except OSError as e:
-        raise FileNotFoundError(f'no ImageNet weights for ResNet-50: {path} does not exist and {RESNET50_URL} cannot be reached ({e}). '
-                                "Put the file there, or use 'efficientnet_lite0' (its weights came with pip) or random weights") from None
-    net.load_state_dict(state)
+    try: net.load_state_dict(torch.hub.load_state_dict_from_url(RESNET50_URL, map_location='cpu', weights_only=True, check_hash=True))
+    except OSError as e: raise FileNotFoundError(f"no ImageNet weights for ResNet-50: {path} does not exist and {RESNET50_URL} cannot be reached ({e}). Put the file there, or use 'efficientnet_lite0' (its weights came with pip) or random weights") from None
+    except Exception as e: raise ValueError(f"{path}: does not hold the ImageNet weights of ResNet-50 ({type(e).__name__}: {(str(e).strip().splitlines() or [''])[0][:200]}); delete it, and it is downloaded again") from None
     return net
 
 _Loader = Callable[[int, int], nn.Module]  # Of size and seed
@@ -183,8 +186,7 @@ def _resnet50(weights: str|Path) -> _Loader:
     return load
 
 # %% ../nbs/20_backbone.ipynb #c2b70ba8
-_LITE0 = ((127/255,)*3, (128/255,)*3)
-_IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
+_LITE0, _IMAGENET = ((127/255,)*3, (128/255,)*3), (IMAGENET_MEAN, IMAGENET_STD)
 BACKBONES: dict[str, tuple[_Loader|None, int, tuple[tuple[float, ...], tuple[float, ...]], int]] = {  # name: loader, default size, (mean, std), dim
     'efficientnet_lite0': (_lite0, 112, _LITE0, 1280),
     'efficientnet_lite0_grid': (partial(_lite0, grid=2), 112, _LITE0, 4*1280),

@@ -65,7 +65,7 @@ def _storage(data: bytes) -> np.ndarray:
     def note(pid: object) -> str:
         claims.append(pid)
         return 'storage'
-    head = [_load(file, {}), _load(file, {}), _load(file, {}), _load(file, dict.fromkeys(_STORAGES) | {k: k for k in _STORAGES}, note), _load(file, {})]
+    head = [_load(file, {}), _load(file, {}), _load(file, {}), _load(file, {k: k for k in _STORAGES}, note), _load(file, {})]
     if head[0] != 0x1950a86a20f9469cfc6c or head[1] != 1001 or not isinstance(head[2], dict) or head[2].get('little_endian') is not True or head[3] != 'storage' or len(claims) != 1:
         raise ValueError('a storage is not in the format torch writes')
     pid = claims[0]
@@ -110,7 +110,7 @@ def load_restricted(
         loaded = _load(file, known)
         if file.read(1): raise ValueError('something follows its end')
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError, MemoryError, RecursionError, pickle.UnpicklingError) as e:
-        raise ValueError(f'{path}: is not a pickle of plain data and tensors of whole numbers ({e or type(e).__name__}); nothing in it was run') from None
+        raise ValueError(f'{path}: is not a pickle of plain data and tensors of whole numbers ({str(e) or type(e).__name__}); nothing in it was run') from None
     return loaded
 
 # %% ../nbs/18_carl.ipynb #83af00f6

@@ -10,12 +10,14 @@ __all__ = ['NO_SPACE', 'FrameSource', 'content_hash', 'Video', 'Batch', 'rng_at'
 import errno
 import hashlib
 import os
+import platform
 import re
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -54,9 +56,10 @@ class Video:
         if self.split not in ('train', 'val'): raise ValueError(f"{self.name}: split {self.split!r} is not 'train' or 'val'")
         for what in ('phases', 'progress'):
             v = getattr(self, what)
-            if v is not None and len(v) != len(self): raise ValueError(f'{self.name}: {len(v)} {what} for {len(self)} frames')
-            if v is not None and np.ndim(v) != 1: raise ValueError(f'{self.name}: {what} of shape {np.shape(v)}; valid: ({len(self)},)')
-        if self.phases is not None and not np.issubdtype(np.asarray(self.phases).dtype, np.integer): raise ValueError(f'{self.name}: phases are whole numbers, not {np.asarray(self.phases).dtype}')
+            if v is not None and not isinstance(v, np.ndarray): raise ValueError(f'{self.name}: {what} of type {type(v).__name__}; valid: a NumPy array ({len(self)},)')
+            if v is not None and v.ndim == 1 and len(v) != len(self): raise ValueError(f'{self.name}: {len(v)} {what} for {len(self)} frames')
+            if v is not None and v.ndim != 1: raise ValueError(f'{self.name}: {what} of shape {np.shape(v)}; valid: ({len(self)},)')
+        if self.phases is not None and not np.issubdtype(self.phases.dtype, np.integer): raise ValueError(f'{self.name}: phases are whole numbers, not {self.phases.dtype}')
         if self.progress is not None and not (np.isfinite(self.progress).all() and (np.diff(self.progress) >= 0).all()): raise ValueError(f'{self.name}: progress is no clock; valid: finite numbers that never decrease')
         if not 0 < self.fps < float('inf'): raise ValueError(f'{self.name}: fps is {self.fps}; valid: above 0')
         for v in self.variants:
@@ -83,7 +86,7 @@ def rng_at(
     "The random generator that belongs to an address; raises `ValueError` for a number that is not whole."
     for a in address:
         if not isinstance(a, str) and a % 1 != 0: raise ValueError(f'{a!r} in the address {address}; valid: whole numbers and text')
-    plain = tuple(a if isinstance(a, str) else int(a) for a in address)  # a NumPy integer is the same place
+    plain = tuple(str(a) if isinstance(a, str) else int(a) for a in address)  # NumPy's numbers and text are the same place
     digest = hashlib.sha256(repr(plain).encode()).digest()
     return np.random.default_rng(np.frombuffer(digest, np.uint32))
 
@@ -154,13 +157,18 @@ def check_new(
 # %% ../nbs/00_core.ipynb #6106530b
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
+def _host() -> str:
+    "Six digits that tell this machine from others, short as names of files are."
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+
 @contextmanager
 def replacing(
     path: str|Path, # The file to be
 ) -> Iterator[Path]: # A temporary name beside it, of the same suffix; renamed on success, removed on failure
     "Write a file under another name and rename it when it is complete; raises `OSError` that names it if there is no room."
     path = Path(path)
-    temporary = path.with_name(f'.{path.stem}-{os.getpid()}{path.suffix}')
+    stem = path.stem if len(os.fsencode(path.name)) <= 230 else hashlib.sha256(os.fsencode(path.stem)).hexdigest()[:16]  # a name has at most 255 bytes
+    temporary = path.with_name(f'.{stem}-{os.getpid()}_{_host()}_{uuid4().hex[:6]}{path.suffix}')
     try:
         yield temporary
         temporary.replace(path)
@@ -184,7 +192,7 @@ def is_left_over(
     stems: Container[str],     # Stems of the files that were being written
     suffixes: tuple[str, ...], # And their suffixes, in lower case
 ) -> bool:
-    "Whether it is a temporary file of `replacing` that a dead process left."
-    m = re.fullmatch(r'\.(.+)-([1-9][0-9]*)(\.[^.]+)', path.name, re.S)
-    if not m or m[1] not in stems or m[3].lower() not in suffixes or path.is_symlink() or not path.is_file(): return False
+    "Whether it is a temporary file of `replacing` that a dead process of this machine left."
+    m = re.fullmatch(r'\.(.+)-([1-9][0-9]*)(?:_([0-9a-f]{6})_[0-9a-f]{6})?(\.[^.]+)', path.name, re.S)
+    if not m or m[1] not in stems or m[3] not in (None, _host()) or m[4].lower() not in suffixes or path.is_symlink() or not path.is_file(): return False
     return int(m[2]) == os.getpid() or not _runs(int(m[2]))

@@ -58,11 +58,8 @@ def check_shown(
     odd = next((c for c in path.name if unicodedata.category(c) in ('Cc', 'Cs')), None)
     if odd is not None: raise ValueError(f'{str(path)!r}: {odd!r} in its name can be neither shown nor written; rename the file')
 
-def video_files(
-    root: str|Path, # Folder with mp4, mkv, avi, mov, webm or m4v files
-) -> dict[str, Path]: # By name: without suffix, or with it where two would be called the same; sorted by file
-    "The videos of a folder, unopened; raises `FileNotFoundError`, and `ValueError` for none, two of one name, or as `check_shown`."
-    root = Path(root)
+def _name_files(root: Path) -> dict[str, Path]:
+    "As `video_files`, names that cannot be shown among them."
     if not root.exists(): raise FileNotFoundError(f'{root}: no such folder')
     if not root.is_dir(): raise ValueError(f'{root}: is not a folder')
     found = sorted(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith('.'))
@@ -70,14 +67,21 @@ def video_files(
     stems = Counter(p.stem for p in found)
     named: dict[str, Path] = {}
     for p in found:
-        check_shown(p)
         other = named.setdefault(p.stem if stems[p.stem] == 1 else p.name, p)
         if other is not p: raise ValueError(f'{root}: {other.name} and {p.name} would both be called {other.name}; rename one')
     return named
 
+def video_files(
+    root: str|Path, # Folder with mp4, mkv, avi, mov, webm or m4v files
+) -> dict[str, Path]: # By name: without suffix, or with it where two would be called the same; sorted by file
+    "The videos of a folder, unopened; raises `FileNotFoundError`, and `ValueError` for none, two of one name, or as `check_shown`."
+    found = _name_files(Path(root))
+    for p in found.values(): check_shown(p)
+    return found
+
 def _find_videos(root: Path) -> dict[str, Path]:
-    "As `video_files`, at least two."
-    found = video_files(root)
+    "As `_name_files`, at least two."
+    found = _name_files(root)
     if len(found) == 1: raise ValueError(f'{root}: only 1 video ({next(iter(found.values())).name}); training aligns pairs, at least 2 are needed')
     return found
 
@@ -117,7 +121,7 @@ def list_folder(
     val_fraction: float = .2,     # Share of validation videos where no table says
     seed: int = 0,                # Of that choice
 ) -> list[Listed]: # Sorted by name; videos the table does not list are unlabelled and for training
-    "What a folder and its table hold; raises `ValueError` or `FileNotFoundError` that names file, line, value and what is valid."
+    "What a folder and its table hold, files whose names cannot be shown among them; raises `ValueError` or `FileNotFoundError` that names file, line, value and what is valid."
     root = Path(root)
     found, table = _find_videos(root), root/'phases.csv' if phases is None else Path(phases)
     rows = {} if phases is None and not table.is_file() else read_phases(table)
@@ -139,9 +143,10 @@ def video_folder(
     val_fraction: float = .2,               # Share of validation videos where no table says
     seed: int = 0,                          # Of that choice
 ) -> list[Video]: # Sorted by name; videos the table does not list are unlabelled and for training
-    "The videos of a folder; raises as `list_folder`, and `ValueError` for a file that is no video or has another number of frames than the table says."
-    videos = []
-    for name, path, row, action, split in list_folder(root, phases, val_fraction, seed):
+    "The videos of a folder; raises as `list_folder` and `check_shown`, and `ValueError` for a file that is no video or has another number of frames than the table says."
+    videos, listed = [], list_folder(root, phases, val_fraction, seed)
+    for video in listed: check_shown(video.path)
+    for name, path, row, action, split in listed:
         frames = VideoFile(path, size)
         if row is not None: row.check_length(len(frames), path)
         videos.append(Video(name, frames, None if row is None else row.phases, action, split, fps=frames.fps))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .core import FrameSource
+from .core import FrameSource, check_count
 
 # %% ../nbs/21_encoder.ipynb #956eb86a
 def positions(
@@ -137,14 +137,15 @@ def embed_frames(
     frames: Tensor,        # (L, …) all frames of one video, as the encoder takes them
     max_chunk: int = 1000, # Longest sequence embedded in one piece
 ) -> Tensor: # (L, emb_dim) float32 of length 1, on the encoder's device
-    "Embed one whole video; raises `ValueError` if a frame is not finite."
+    "Embed one whole video; raises `ValueError` if a frame is not finite, and for a chunk of nothing."
+    check_count('max_chunk', max_chunk)
+    parameter, was_training = next(encoder.parameters()), encoder.training
+    if not len(frames): return parameter.new_zeros(0, encoder.config['emb_dim'])
     _check_finite(frames)
-    was_training = encoder.training
-    encoder.eval()
     size = ceil(len(frames) / ceil(len(frames) / max_chunk))
-    device = next(encoder.parameters()).device
-    embs = torch.cat([encoder(chunk[None].to(device))[0] for chunk in frames.split(size)])
-    encoder.train(was_training)
+    encoder.eval()
+    try: embs = torch.cat([encoder(chunk[None].to(parameter.device))[0] for chunk in frames.split(size)])
+    finally: encoder.train(was_training)
     return F.normalize(embs, dim=-1)
 
 # %% ../nbs/21_encoder.ipynb #89924b24

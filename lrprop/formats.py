@@ -54,7 +54,7 @@ def check_name(
     name: str,  # Of a video
     where: str, # What to call its origin in messages
 ) -> str: # The name
-    "Return `name` if it can be a file's name on any system, else raise `ValueError`."
+    "Return `name` if it can be a file's name on any system, but for what Windows calls its devices (NUL, COM1 …), else raise `ValueError`."
     if not name or _NO_NAME.search(name) or len(name.encode('utf-8', 'replace')) > 200 or not name.isprintable():
         raise ValueError(f'{where}: {name[:80]!r} cannot be the name of a video: 1 to 200 bytes without / \\ : * ? " < > | or control characters, no dot or space first or last')
     return name

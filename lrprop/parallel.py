@@ -150,7 +150,7 @@ def each(
 ) -> Iterator[_R|Failure]: # Results and Failures, in the order they finish
     "`fn` of each item in constant memory; raises what an item raises, with its name, `WorkerKilled` if a worker is, `ValueError` for a cluster that does not answer."
     check_choice('on_error', on_error, ('raise', 'skip'))
-    if n_jobs != int(n_jobs) or n_jobs == 0: raise ValueError(f'n_jobs={n_jobs} is neither a number of processes, 1 or more, nor -1 for all cores')
+    if n_jobs != int(n_jobs) or n_jobs == 0 or n_jobs < -1: raise ValueError(f'n_jobs={n_jobs} is neither a number of processes, 1 or more, nor -1 for all cores')
     if cluster is not None and '://' not in cluster: raise ValueError(f"cluster={cluster!r} is no address of a Dask scheduler, such as 'tcp://10.0.0.1:8786'")
     n_jobs = joblib.cpu_count() if n_jobs < 0 else int(n_jobs)
     if total is None and isinstance(items, Sized): total = len(items)

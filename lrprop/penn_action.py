@@ -8,9 +8,9 @@ __all__ = ['CARL_COUNTS', 'PENN_ACTION_URL', 'PennLabel', 'read_penn_label', 'Fr
 
 # %% ../nbs/18_penn_action.ipynb #3959fe67
 import io
+import os
 import re
 import warnings
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 from scipy.io import loadmat, savemat
-from scipy.io.matlab import MatReadError
 
 from .formats import Entry, RawVideo, bad_entry, phase_starts, stamp_of, tiny_frames, to_jpeg, without_twins
+from .joints import MAT_ERRORS
 from .phases import ACTIONS, MAX_FRAMES, N_PHASES, PhaseRow, canonical_action, read_phases
 
 # %% ../nbs/18_penn_action.ipynb #d38d8958
@@ -46,7 +46,7 @@ def read_penn_label(
     try:
         m = loadmat(file if isinstance(file, io.BytesIO) else str(file), variable_names=('action', 'nframes', 'train', 'pose'))
         label = PennLabel(str(m['action'].item()), int(m['nframes'].item()), int(m['train'].item()) == 1, str(m['pose'].item()))
-    except (MatReadError, OSError, EOFError, KeyError, IndexError, ValueError, TypeError, AttributeError, NameError, NotImplementedError, OverflowError, MemoryError, zlib.error) as e:
+    except MAT_ERRORS as e:
         raise ValueError(f'{where}: is not a label file of Penn Action with action, nframes, train and pose ({type(e).__name__}: {e})') from None
     return label
 
@@ -130,6 +130,15 @@ def _content(labels: Path|PhaseRow) -> object:
     size = labels.stat().st_size
     return labels.read_bytes() if size <= 9 * MAX_FRAMES else size
 
+def _sizes(root: Path, name: str) -> tuple[int|None, int|None, int|None]:
+    "Bytes of a video's label file; number and bytes of its frames. None for what is not there: reading will tell."
+    mat: int|None = None
+    try:
+        mat = (root/'labels'/f'{name}.mat').stat().st_size
+        with os.scandir(root/'frames'/name) as files: sizes = [f.stat().st_size for f in files if f.name.endswith('.jpg') and f.name[0] != '.']
+    except OSError: return mat, None, None
+    return mat, len(sizes), sum(sizes)
+
 def find_penn_action(
     source: str|Path,                    # Folder with frames/NNNN/FFFFFF.jpg and labels/NNNN.mat, or the one Penn_Action is in
     phases: str|Path|None = None,        # phases.csv, or the folder <split>/<action>/NNNN.npy; None: looked for in source
@@ -145,7 +154,7 @@ def find_penn_action(
     if rest and actions is None: warnings.warn(f"{root/'frames'}: {len(rest)} videos have no phases in {there} and are left out, for example {rest[0]}", stacklevel=2)
     def entry(name: str, action: str, split: str, labels: Path|PhaseRow) -> Entry:
         if not re.fullmatch(r'\d{4}', name): return bad_entry(f'{labels}', f'{labels}: {name!r} is not the number of a video, 0001 to 2326')
-        return Entry(name, partial(_read_penn, root, name, action, split, labels), stamp_of(action, split, _content(labels)))
+        return Entry(name, partial(_read_penn, root, name, action, split, labels), stamp_of(action, split, _content(labels), *_sizes(root, name)))
     return without_twins(entry(*c) for c in chosen)
 
 # %% ../nbs/18_penn_action.ipynb #b085e020

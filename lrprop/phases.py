@@ -141,12 +141,16 @@ def write_phases_template(
     videos: Sequence[Video], # Whose phases are to be labelled
     path: str|Path,          # CSV file to make
 ) -> Path: # The path written
-    "Write a table of phases to fill in (labels that are there are kept); raises as `check_new` rather than overwrite, `ValueError` for phases that no table holds."
+    "Write a table of phases to fill in (labels that are there are kept); raises as `check_new` rather than overwrite, `ValueError` for phases that no table holds, or as `read_phases`."
     path = Path(path)
     check_new(path)
     for v in videos:
         if v.phases is not None and ((v.phases[:1] != 0).any() or not np.isin(np.diff(v.phases), (0, 1)).all()): raise ValueError(f'{v.name}: phases {np.unique(v.phases)[:20].tolist()} do not go from 0 upwards, frame by frame and without a gap, which alone a table can hold')
     def starts(v: Video) -> str: return '' if v.phases is None else ' '.join(map(str, phase_runs(v).tolist()))
-    with replacing(path) as unfinished, open(unfinished, 'w', encoding='utf-8', newline='') as file:
-        csv.writer(file, lineterminator='\n').writerows([_COLUMNS, *((v.name, v.action, v.split, len(v), starts(v)) for v in videos)])
+    with replacing(path) as unfinished:
+        with open(unfinished, 'w', encoding='utf-8', newline='') as file: csv.writer(file, lineterminator='\n').writerows([_COLUMNS, *((v.name, v.action, v.split, len(v), starts(v)) for v in videos)])
+        try: rows = read_phases(unfinished)
+        except ValueError as e: raise ValueError(str(e).replace(str(unfinished), str(path))) from None
+        for v, name in zip(videos, rows, strict=True):
+            if v.name != name: raise ValueError(f'{path}: video {v.name!r} would come back as {name!r}; valid: a name that neither begins nor ends with a space')
     return path

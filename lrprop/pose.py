@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .cache import cache_folder, read_entry, write_entry
+from .cache import cache_folder, cache_size, make_room, read_entry, write_entry
 from .core import FrameSource, Video, check_choice, content_hash
 from .joints import JOINTS, joint_angles, normalise_joints
 
@@ -169,10 +169,13 @@ def find_poses(
     model: PoseModel,                 # Which networks
     cache_dir: str|Path|None = None,  # Where poses are kept; None = `cache_folder()`
 ) -> Poses: # float32
-    "The person in every frame, from the cache if it was asked before; raises `ValueError` for frames that are no images."
+    "The person in every frame, from the cache if it was asked before; raises `ValueError` for frames that are no images, `OSError` if there is no room."
     key = hashlib.sha256(repr((content_hash(source), len(source), model.identity)).encode()).hexdigest()
-    path = (Path(cache_dir) if cache_dir is not None else cache_folder()) / key[:2] / f'{key}.npy'
-    if (x := read_entry(path, (len(source), _WIDTH))) is None: write_entry(path, x := _track(source, model.detector, model.marker))
+    folder, limit = Path(cache_dir) if cache_dir is not None else cache_folder(), cache_size()
+    path = folder / key[:2] / f'{key}.npy'
+    if (x := read_entry(path, (len(source), _WIDTH))) is None:
+        write_entry(path, x := _track(source, model.detector, model.marker))
+        make_room(folder, limit, {path})
     return Poses(x[:, :66].reshape(-1, 33, 2), x[:, 66:165].reshape(-1, 33, 3), x[:, 165:198], x[:, 198])
 
 # %% ../nbs/23_pose.ipynb #4758cb24

@@ -32,7 +32,6 @@ from .video import VideoFile
 def _put_file(source: Path, target: Path, copy: bool) -> None:
     "A hard link or a copy, under its name when it is whole."
     with replacing(target) as unfinished:
-        unfinished.unlink(missing_ok=True)  # of a killed process of the same number: perhaps a link, through which a copy would overwrite its original
         try:
             if copy: raise OSError
             os.link(source.resolve(), unfinished)
@@ -119,15 +118,14 @@ class _Journal:
 
     def finish(self, names: list[str], known: Container[str]) -> None:
         "Write the index of these videos, in this order, and clear away the files of others and what writers of known ones left."
-        files = set()
+        had, files = {self.row(name).file for name in self.at}, set()  # while the lines are where they were: they may be the index's
         with replacing(self.folder/INDEX) as unfinished, open(unfinished, 'wb') as new:
             new.write(header_line(self.dataset, len(names)))
             for row in map(self.row, names):
                 files.add(row.file)
                 new.write(index_line(asdict(row)))
-        gone = {self.row(name).file for name in self.at} - files
         self.path.unlink(missing_ok=True)
-        for file in gone: (self.folder/file).unlink(missing_ok=True)
+        for file in had - files: (self.folder/file).unlink(missing_ok=True)
         own = {Path(name).stem for name in (INDEX, _JOURNAL, _SKIPPED)}
         for part, stems, suffixes in (self.folder, own, ('.jsonl',)), (self.folder/'videos', known, SUFFIXES), (self.folder/'frames', known, ('.zip',)):
             for path in [p for p in part.glob('.*-*') if is_left_over(p, stems, suffixes)]: path.unlink()
@@ -166,9 +164,12 @@ def check_hashes(
     source: str|Path, # The folder the names below are relative to
     table: str|Path,  # Lines of 64 hexadecimal digits and a name, as `sha256sum` writes them
 ) -> int: # Files checked
-    "Hold files against a list of SHA-256; raises `ValueError` or `FileNotFoundError` that names the first that differs."
+    "Hold files against a list of SHA-256; raises `ValueError` or `FileNotFoundError` that names the first that differs, or a list that is none."
     source, n = Path(source), 0
-    for n, line in enumerate(Path(table).read_text(encoding='utf-8').splitlines(), 1):
+    try: lines = Path(table).read_text(encoding='utf-8').splitlines()
+    except UnicodeDecodeError: raise ValueError(f'{table}: is not a text file in UTF-8; expected a list as `sha256sum` writes it') from None
+    if not lines: raise ValueError(f'{table}: is empty; expected a list as `sha256sum` writes it')
+    for n, line in enumerate(lines, 1):
         m = re.fullmatch(r'([0-9a-fA-F]{64}) [ *](.+)', line)
         if not m: raise ValueError(f'{table}, line {n}: {line[:80]!r} is not 64 hexadecimal digits, two spaces and a name')
         path = source/m[2]

@@ -104,12 +104,14 @@ def _stored_shape(name: str, source: FrameSource, size: int|None) -> tuple[int, 
     if len(shape) == 2: return (len(source), shape[1])
     raise ValueError(f'{name}: frames of shape {shape[1:]} are neither images (H, W, 3) nor features (d,)')
 
-def _decode(source: FrameSource, rows: Tensor, done: 'tqdm', stop: list[bool]) -> None:
-    "Fill the rows with the source's frames."
+def _decode(name: str, source: FrameSource, rows: Tensor, done: 'tqdm', stop: list[bool]) -> None:
+    "Fill the rows with the source's frames; raises `ValueError` for images of another kind than uint8, which would be cut off to it."
     for start in range(0, len(rows), _CHUNK):
         if stop: return
         part = slice(start, min(start + _CHUNK, len(rows)))
-        x = torch.from_numpy(np.array(source[np.arange(part.start, part.stop)]))
+        found = np.array(source[np.arange(part.start, part.stop)])
+        if rows.ndim == 4 and found.dtype != np.uint8: raise ValueError(f'{name}: frames are {found.dtype} images; valid: uint8 images (H, W, 3) from 0 to 255, or features (d,)')
+        x = torch.from_numpy(found)
         if rows.ndim == 4:
             x = x.movedim(-1, 1)
             if x.shape[-2:] != rows.shape[-2:]: x = F.interpolate(x, rows.shape[-2:], mode='bilinear', antialias=True)
@@ -125,14 +127,14 @@ def store_videos(
     n_threads: int|None = None,       # Videos decoded at a time, at most 16; None = as many as there are cores
     desc: str = 'decode',             # What a progress bar says; '' = no bar
 ) -> list[Video]: # The same videos with `StoredFrames` for frames and variants
-    "Decode a data set once and keep it in memory; raises `ValueError` if there is no room, before anything is decoded, and what a source raises."
+    "Decode a data set once and keep it in memory; raises `ValueError` if there is no room, before anything is decoded, or for images that are not uint8, and what a source raises."
     jobs = [(v.name, source, _stored_shape(v.name, source, size)) for v in videos for source in (v.frames, *v.variants)]
     dtypes = [torch.uint8 if len(shape) == 4 else torch.float32 for *_, shape in jobs]
     place = choose_place(sum(math.prod(shape)*dtype.itemsize for (*_, shape), dtype in zip(jobs, dtypes)), device, where, max_bytes)
     held = [torch.empty(shape, dtype=dtype, device=place) for (*_, shape), dtype in zip(jobs, dtypes)]
     stop: list[bool] = []  # not empty: give up
     with tqdm(total=sum(map(len, held)), desc=desc, unit='frame', disable=not desc, leave=False) as bar, ThreadPoolExecutor(min(n_threads or os.cpu_count() or 1, 16)) as pool:
-        running = [pool.submit(_decode, source, rows, bar, stop) for (_, source, _), rows in zip(jobs, held)]
+        running = [pool.submit(_decode, name, source, rows, bar, stop) for (name, source, _), rows in zip(jobs, held)]
         try:
             for future in running: future.result()
         except BaseException:

@@ -12,6 +12,7 @@ import struct
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -208,14 +209,19 @@ def _number(value: int) -> bytes:
 
 def _field(number: int, data: bytes) -> bytes: return _number(number << 3 | _BYTES) + _number(len(data)) + data
 
+def _whole(value: object) -> int:
+    "A whole number, of which `int` would make one of any."
+    try: return index(value)  # type: ignore[arg-type]  # what has none is refused
+    except TypeError: raise ValueError(f'{value!r} of type {type(value).__name__} is written into no record; valid: byte strings, text, whole numbers') from None
+
 _Given = bytes|str|int|Sequence[bytes]|Sequence[str]|Sequence[int]  # Of one feature
 
 def _feature_bytes(value: _Given) -> bytes:
     "A Feature of byte strings or whole numbers."
-    values: list[bytes|str|int] = [value] if isinstance(value, (bytes, str, int, np.integer)) else [*value]
+    values: list[bytes|str|int] = [value] if isinstance(value, (bytes, str)) or not isinstance(value, Iterable) else [*value]
     texts = [v.encode() if isinstance(v, str) else v for v in values if isinstance(v, (bytes, str))]
     if texts and len(texts) == len(values): return _field(1, b''.join(_field(1, t) for t in texts))
-    return _field(3, _field(1, b''.join(_number(int(v)) for v in values)))
+    return _field(3, _field(1, b''.join(_number(_whole(v)) for v in values)))
 
 def sequence_example(
     context: Mapping[str, _Given],         # Features of the whole
@@ -265,5 +271,5 @@ def video_payload(
     labels: Sequence[int]|np.ndarray|None, # Phase of each frame, or None
 ) -> bytes: # Payload of a record
     "A video as TCC's preparation writes it."
-    lists = dict(video=list(jpegs)) | ({} if labels is None else dict(frame_labels=[int(x) for x in labels]))
+    lists = dict(video=list(jpegs)) | ({} if labels is None else dict(frame_labels=[_whole(x) for x in labels]))
     return sequence_example(dict(name=name, len=len(jpegs), label=-1), lists)

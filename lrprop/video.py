@@ -117,7 +117,7 @@ def check_indices(
     indices: np.ndarray|slice|int, # Whole numbers in one row, a slice, or one number
     n: int,                        # Frames there are
     path: object,                  # What to call the video in messages
-) -> np.ndarray: # The same as an array, of no or one dimension
+) -> np.ndarray: # The same as an int64 array, of no or one dimension
     "Return the indices, each from 0 to n-1; raises `IndexError` for others."
     if isinstance(indices, slice): return np.arange(n)[indices]
     indices = np.asarray(indices)
@@ -125,7 +125,7 @@ def check_indices(
     if indices.ndim > 1 or indices.dtype.kind not in 'iu': raise IndexError(f'{path}: indices must be whole numbers in one row, not {indices.dtype} of shape {indices.shape}')
     bad = [i for i in indices.ravel().tolist() if not 0 <= i < n]
     if bad: raise IndexError(f'{path}: no frame {bad[0]}; the video has {n} frames, 0 to {n - 1}')
-    return indices
+    return indices.astype(np.int64)
 
 # %% ../nbs/11_video.ipynb #d859a3b2
 def _fetch(file: 'VideoFile', i: int, wanted: set[int], last: int) -> tuple[_Reader, av.VideoFrame]:
@@ -189,7 +189,12 @@ class VideoFile:
 
     def fingerprint(self) -> str:
         "Identity of the content: a hash of the file's bytes and of the size asked for."
-        if self._fingerprint is None: self._fingerprint = hashlib.sha256(hashlib.sha256(self.path.read_bytes()).digest() + repr((self.version, self.size)).encode()).hexdigest()
+        if self._fingerprint is not None: return self._fingerprint
+        content, size = hashlib.sha256(), check_size(self.size, self.path)
+        with open(self.path, 'rb') as file:
+            while piece := file.read(2**20): content.update(piece)
+        asked = size[0] if size and size[0] == size[1] else size  # however the size was said
+        self._fingerprint = hashlib.sha256(content.digest() + repr((self.version, asked)).encode()).hexdigest()
         return self._fingerprint
 
     def __getitem__(self,

@@ -28,7 +28,7 @@ def _check_frame(frame: np.ndarray, i: int, shape: tuple[int, ...]|None, path: P
 def _encode(path: Path, frames: Iterable[np.ndarray], fps: Fraction, crf: int, name: Path) -> int:
     "Write the frames and return how many there were; `name` is the file that messages speak of."
     n, shape = 0, None
-    form = {'.mkv': 'matroska', '.mov': 'mov'}.get(path.suffix, 'mp4')
+    form = {'.mkv': 'matroska', '.mov': 'mov'}.get(path.suffix.lower(), 'mp4')
     with av.open(str(path), 'w', format=form, options={} if form == 'matroska' else {'movflags': 'faststart'}) as container:
         for n, frame in enumerate(frames, 1):
             frame = _check_frame(frame, n - 1, shape, name)
@@ -54,10 +54,11 @@ def write_video(
     path = Path(path)
     if path.suffix.lower() not in _WRITABLE: raise ValueError(f"{path}: cannot write a video with suffix '{path.suffix}'; valid: {', '.join(_WRITABLE)}")
     if not path.parent.is_dir(): raise FileNotFoundError(f'{path}: its folder does not exist')
-    if not 0 < fps < 1000: raise ValueError(f'{path}: fps={fps} is not between 0 and 1000')
+    rate = Fraction(fps).limit_denominator(1001) if 0 < fps < 1000 else Fraction(0)
+    if not rate: raise ValueError(f'{path}: fps={fps} is not between 0 and 1000; valid: 0.0005 or more, and below 1000')
     if crf not in range(52): raise ValueError(f'{path}: crf={crf} is not a whole number from 0 to 51')
     with replacing(path) as unfinished:
-        if not _encode(unfinished, frames, Fraction(fps).limit_denominator(1001), crf, path): raise ValueError(f'{path}: no frames to write')
+        if not _encode(unfinished, frames, rate, crf, path): raise ValueError(f'{path}: no frames to write')
     return path
 
 # %% ../nbs/10_writing.ipynb #b56a883e

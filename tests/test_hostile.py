@@ -208,16 +208,28 @@ def test_phase_runs(seed, n):
     refuses(lambda: phases.phase_runs(Video('clip', np.zeros((n, 1)))), 'clip has no phases')
 
 
+NAME = st.text(st.characters(exclude_categories=('Cc', 'Cs'), exclude_characters='/\\'), max_size=6)
+
+
 @of('phases', 'write_phases_template', 'PhaseRow', 'MAX_FRAMES')
-@given(st.lists(st.lists(st.integers(-1, 4), min_size=2, max_size=6), max_size=3), st.text(st.characters(exclude_categories=('Cs',)), min_size=1, max_size=6))
-def test_phases_come_back_as_they_were(tmp_path_factory, labels, name):
+@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=9), max_size=3), NAME)
+def test_phases_come_back_as_they_were(tmp_path_factory, steps, name):
     path = tmp_path_factory.getbasetemp()/'template.csv'
     path.unlink(missing_ok=True)
-    videos = [Video(f'{i}{name}.', np.zeros((len(p), 2)), np.array(p)) for i, p in enumerate(labels)]
-    try: rows = phases.read_phases(phases.write_phases_template(videos, path))
-    except ValueError: return
-    assert len(rows) == len(videos)
+    videos = [Video(f'{i}{name}.', np.zeros((len(s) + 1, 2)), np.cumsum([0, *s]), f'action {i}') for i, s in enumerate(steps)]
+    rows = phases.read_phases(phases.write_phases_template(videos, path))
+    assert list(rows) == [v.name for v in videos]
     for v, row in zip(videos, rows.values()): assert isinstance(row, phases.PhaseRow) and np.array_equal(row.phases, v.phases) and row.n_frames == len(v) <= phases.MAX_FRAMES
+
+
+@of('phases', 'write_phases_template')
+@given(st.lists(st.integers(-1, 4), min_size=2, max_size=6).filter(lambda p: p[0] != 0 or any(b - a not in (0, 1) for a, b in pairwise(p))),
+       st.one_of(st.tuples(NAME, st.sampled_from('/\\'), NAME).map(''.join), st.sampled_from(('', '.')), NAME.map('.{}'.format), NAME.map(' {}'.format), NAME.map('{}\u3000'.format)))
+def test_phases_that_would_not_come_back_are_refused(tmp_path_factory, labels, name):
+    path = tmp_path_factory.getbasetemp()/'refused.csv'
+    refuses(lambda: phases.write_phases_template([Video('clip', np.zeros((len(labels), 2)), np.array(labels))], path), 'clip: phases [')
+    refuses(lambda: phases.write_phases_template([Video(name, np.zeros((4, 2)))], path), 'refused.csv')
+    assert not path.exists()
 
 
 CELL = st.one_of(st.text(max_size=4), st.integers(-3, 12).map(str), st.sampled_from(('train', 'val', '0 3', '0 3 5', '1_0', '٣', '1e3', '9'*30, '"', '\0', '\r', ',', '\n')))
