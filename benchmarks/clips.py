@@ -5,7 +5,7 @@ python benchmarks/clips.py --small    # a tenth of the clips, to try it; writes 
 
 The clips are small (12 frames of 64 × 48) and their contents distinct, as the cache knows a clip by its content: fifty real videos,
 of which each copy gets a box of MP4 that players skip. Each run is a process of its own with an empty cache and one thread a process.
-Rates are from the first clip to the last, so that starting workers, given apart, does not blur them.
+Rates are from the first clip to the last, so that starting workers, given apart, does not blur them. Memory is read from /proc (Linux).
 """
 import os
 
@@ -27,7 +27,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 import lrprop.cache
 from lrprop.backbone import load_backbone
@@ -67,6 +66,18 @@ def make_clips(folder: Path, n: int) -> None:
 def open_clip(path: Path) -> Video: return Video(path.stem, VideoFile(path))
 
 
+def resident() -> dict[int, float]: # Process → MiB
+    "Memory of this process and of all that descend from it."
+    parent, mib = {}, {}
+    for stat in Path('/proc').glob('[0-9]*/stat'):
+        with suppress(OSError):  # it has ended
+            fields, pid = stat.read_text().rpartition(')')[2].split(), int(stat.parent.name)
+            parent[pid], mib[pid] = int(fields[1]), int(fields[21])*os.sysconf('SC_PAGE_SIZE')/2**20
+    mine, n = {os.getpid()}, 0
+    while n < len(mine): n, mine = len(mine), mine | {pid for pid, p in parent.items() if p in mine}
+    return {pid: mib[pid] for pid in mine}
+
+
 class Sampler(threading.Thread):
     "Resident memory of this process and of its largest child, in MiB, and how many clips are done, ten times a second."
     def __init__(self, done):
@@ -74,11 +85,10 @@ class Sampler(threading.Thread):
         self.done, self.start_s, self.samples, self.worker, self.over = done, time.perf_counter(), [], None, threading.Event()
 
     def sample(self) -> None:
-        me, children = psutil.Process(), []
-        for child in me.children(recursive=True):
-            with suppress(psutil.Error): children.append(child.memory_info().rss/2**20)
-        if children: self.worker = max(self.worker or 0, *children)
-        self.samples.append([*self.done(), round(time.perf_counter() - self.start_s, 3), round(me.memory_info().rss/2**20, 1)])
+        children = resident()
+        own = children.pop(os.getpid())
+        if children: self.worker = max(self.worker or 0, *children.values())
+        self.samples.append([*self.done(), round(time.perf_counter() - self.start_s, 3), round(own, 1)])
 
     def run(self) -> None:
         while not self.over.wait(.1): self.sample()
@@ -146,7 +156,7 @@ def resume(clips: Path, store: Path, n: int) -> dict:
     stored, killed_s = sum(1 for _ in store.rglob('*.npy')), time.perf_counter() - begun
     again = run('cache', clips, store, '2 processes')
     return dict(n=n, workers='2 processes', killed_after_s=killed_s, done_when_killed=stored, seconds_to_first=again['start_s'], seconds=again['seconds'], found_second=again['hits'],
-                computed_second=again['misses'], computed_twice=again['misses'] - (n - stored), in_flight_at_most=2)
+                computed_second=again['misses'], computed_twice=again['misses'] - (n - stored))
 
 
 def main(small: bool) -> None:

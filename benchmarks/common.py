@@ -97,7 +97,7 @@ def interleaved(
     turn_s: float = .03,              # About the length of a turn, in s; a slower call is a turn by itself
     cap_s: float = 8.,                # A contestant takes as many turns as fit into this, in s, and one at least
 ) -> dict[str, dict]: # As `quartiles`, a sample a turn; {'error': reason} where a call failed
-    "Times side by side: everyone takes a turn in each round, the order rotates, and each turn starts warm."
+    "Times side by side: everyone takes a turn in each round, and the order rotates. A turn of several calls starts with one that is not timed; one of a single call, which lasts more than half of `turn_s`, does not."
     out, samples, turns, calls = {}, {}, {}, {}
     for name, run in contestants.items():
         try:

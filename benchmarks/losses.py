@@ -1,6 +1,6 @@
 """Time and memory of the loss of every method, each fed as its recipe says: results/benchmarks/losses-cpu.json, or losses-cuda.json.
 
-python benchmarks/losses.py                  # about three minutes
+python benchmarks/losses.py                  # about four minutes
 python benchmarks/losses.py --quick          # few rounds, to try it; writes nothing
 python benchmarks/losses.py --device cuda
 
@@ -82,7 +82,7 @@ def ours(method: str, device: str, c: Config):
 
 def plain(method: str, loss, c: Config):
     "The plain version of a loss."
-    settings = dict(lambda1=c.lambda1, lambda2=c.lambda2) if method == 'lrprop' else {}
+    settings = dict(lambda1=c.lambda1, lambda2=c.lambda2) if method.startswith('lrprop') else {}
     return partial(getattr(losses_plain, f'{method}_plain'), loss, **settings)
 
 
@@ -103,7 +103,7 @@ def disagreement(a, b, own, batch, c: Config) -> dict:
 
 def works(method: str, V: int, K: int) -> dict:
     "What a loss goes through one by one, and how many of them."
-    pairs = {'tcc': len(ordered_pairs(V, K)[0]), 'scl': V*K*(K - 1)}.get(method, len(cross_pairs(V, K)[0]))
+    pairs = {'tcc': len(ordered_pairs(V, K)[0]), 'scl': V*K*(K - 1)}.get(method, len(cross_pairs(V, K, 'diagonal' if method == 'lrprop_crop' else 'all')[0]))
     return dict(sal=dict(unit='triplets of frames', n=8*V*K), tcn=dict(unit='clips', n=V*K), scl=dict(unit='ordered pairs of views', n=pairs),
                 tcc=dict(unit='ordered pairs of clips', n=pairs)).get(method) or dict(unit='pairs of clips', n=pairs)
 
@@ -130,7 +130,7 @@ def timed(V: int, T: int, with_plain: bool, device: str, c: Config) -> list[dict
     for (method, name, what), t in interleaved(runs, c.rounds, cap_s=c.cap_s).items(): rows[method, name][what] = t
     for (method, name), row in rows.items():
         ms = (f"{what} {1e3*row[what].get('median', np.nan):8.2f} ms" for what in ('value', 'gradient'))
-        print(f'{method:7s}{name:8s}V={V} T={T:5d}', *ms, row.get('difference', ''), flush=True)
+        print(f'{method:12s}{name:8s}V={V} T={T:5d}', *ms, row.get('difference', ''), flush=True)
     return list(rows.values())
 
 

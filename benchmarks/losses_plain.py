@@ -66,19 +66,21 @@ def vava_plain(loss, embs, steps, lens, mask):
     return torch.stack([vava(pair(embs, ij), pair(steps, ij), lens[[k//K for k in ij]], pair(mask, ij)) for ij in zip(rows.tolist(), columns.tolist())]).mean()
 
 
-def scl_plain(loss, embs, steps, lens, mask):
+def scl_plain(loss, embs, steps, lens, mask, reach=torch.inf):
     all_clips, K, values, n = clips(embs, steps, mask), embs.shape[1], [], 0
     for i, (x, s) in enumerate(all_clips):
         for j in range(i//K*K, i//K*K + K):
             if i == j: continue
-            values.append(kl(s, all_clips[j][1], x, all_clips[j][0]))
-            n += len(x)
-    return sum(values)/n
+            y, t = all_clips[j]
+            near = (s[:, None] - t).abs().amin(1) <= reach # the anchors that count
+            values.append(kl(s[near], t, x[near], y))
+            n += int(near.sum())
+    return sum(values)/max(n, 1)
 
 
-def lrprop_plain(loss, embs, steps, lens, mask, lambda1, lambda2):
+def lrprop_plain(loss, embs, steps, lens, mask, lambda1, lambda2, pairs='all', reach=torch.inf):
     all_clips, prop, sdtw, n = clips(embs, steps, mask), [], [], 0
-    for i, j in zip(*(p.tolist() for p in cross_pairs(*embs.shape[:2]))):
+    for i, j in zip(*(p.tolist() for p in cross_pairs(*embs.shape[:2], pairs))):
         (x, s), (y, t) = all_clips[i], all_clips[j]
         D = torch.cdist(x, y)
         path = tslearn_path(D.detach().cpu())
@@ -86,7 +88,10 @@ def lrprop_plain(loss, embs, steps, lens, mask, lambda1, lambda2):
         prop += [kl(s, s[[first_x[k] for k in range(len(y))]], x, y), kl(t, t[[first_y[k] for k in range(len(x))]], y, x)]
         n += len(x) + len(y)
         sdtw.append(diagonals_soft(D[None], .1)[0]/(len(x) + len(y)))
-    return scl_plain(loss, embs, steps, lens, mask) + lambda1*sum(prop)/n + lambda2*torch.stack(sdtw).mean()
+    return scl_plain(loss, embs, steps, lens, mask, reach) + lambda1*sum(prop)/n + lambda2*torch.stack(sdtw).mean()
+
+
+def lrprop_crop_plain(*args, **weights): return lrprop_plain(*args, **weights, pairs='diagonal', reach=9.)
 
 
 def smooth_table(cost):

@@ -1,6 +1,6 @@
 """What it costs to be restartable and deterministic: a step in either mode, a checkpoint beside it.
 
-python benchmarks/restart.py            # about two minutes; writes results/benchmarks/restart-cpu.json, or -gpu.json where there is one
+python benchmarks/restart.py            # under a minute; writes results/benchmarks/restart-cpu.json, or -gpu.json where there is one
 python benchmarks/restart.py --small    # a small encoder and short clips, to try it; writes nothing
 
 A step is one of LRProp on features of the built-in backbone's width, with the paper's encoder: sampling, forward, backward, Adam.

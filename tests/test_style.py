@@ -1,4 +1,4 @@
-"""What of the style can be counted: checkers are silent, nothing grows too long, no dependency without a reason and a use, no chapter built on a later one, no command in the docs that the command line refuses."""
+"""What of the style can be counted: checkers are silent, nothing grows too long, no dependency without a reason and a use, no chapter built on a later one, no command in the docs that the command line refuses, no loss without the plain version that its benchmark compares it with."""
 import ast
 import json
 import re
@@ -17,6 +17,7 @@ import tyro
 
 from lrprop.cli import COMMANDS, Train
 from lrprop.experiments import Experiment, resolve
+from lrprop.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
 CHECKED = ('nbs', 'lrprop', 'tests', 'tools', 'benchmarks', 'setup.py')
@@ -104,6 +105,13 @@ def test_a_chapter_exports_no_import_of_a_higher_number():
     assert len(number) > 50
     exported = [(p, node) for p in CHAPTERS for cell in code(p) if '#| export' in cell for node in ast.parse(cell).body if isinstance(node, ast.ImportFrom)]
     assert [f'{p.stem}: {node.module}' for p, node in exported if number.get(node.module, '') > p.stem[:2]] == []
+
+
+# Benchmarks
+def test_every_loss_has_a_plain_version():
+    "Which benchmarks/losses.py sets beside it."
+    plain = {f.name for f in ast.parse(read(ROOT/'benchmarks'/'losses_plain.py')).body if isinstance(f, ast.FunctionDef)}
+    assert {f'{method}_plain' for method in METHODS} <= plain
 
 
 # Commands
