@@ -94,10 +94,12 @@ def _decoders() -> list[Finding]:
 
 def _cache() -> Finding:
     folder = cache_folder()
-    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    there = next(p for p in (folder, *folder.absolute().parents) if os.access(p, os.F_OK))  # Path.exists raises where one may not look
     free = shutil.disk_usage(there).free
-    fault = '' if os.access(there, os.W_OK) else 'cannot be written; name another in $LRPROP_CACHE'
-    return Finding('cache of features', f'{folder}, {free/1e9:.0f} GB free', fault or ('little room' if free < 1e9 else ''))
+    fault = 'little room' if free < 1e9 else ''
+    try: tempfile.TemporaryFile(dir=there).close()  # os.access says yes to root, even of /proc
+    except OSError: fault = 'cannot be written; name another in $LRPROP_CACHE'
+    return Finding('cache of features', f'{folder}, {free/1e9:.0f} GB free', fault)
 
 def machine_findings() -> list[Finding]: # Devices, kernels, decoders, cache
     "What the package will compute, decode and keep things with on this machine."
