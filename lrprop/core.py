@@ -165,8 +165,9 @@ def _host() -> str:
 def replacing(
     path: str|Path, # The file to be
 ) -> Iterator[Path]: # A temporary name beside it, of the same suffix; renamed on success, removed on failure
-    "Write a file under another name and rename it when it is complete; raises `OSError` that names it if there is no room."
+    "Write a file under another name and rename it when it is complete; raises `OSError` that names it if there is no room, or no folder."
     path = Path(path)
+    if not path.parent.is_dir(): raise FileNotFoundError(f'{path}: its folder does not exist')
     stem = path.stem if len(os.fsencode(path.name)) <= 230 else hashlib.sha256(os.fsencode(path.stem)).hexdigest()[:16]  # a name has at most 255 bytes
     temporary = path.with_name(f'.{stem}-{os.getpid()}_{_host()}_{uuid4().hex[:6]}{path.suffix}')
     try:

@@ -66,7 +66,6 @@ def write_jpegs(
     "Store JPEG files as the frames of one video, bytes unchanged; raises `ValueError` for what is no JPEG, leaving no file."
     path, n = Path(path), 0
     if path.suffix.lower() != '.zip': raise ValueError(f"{path}: cannot write an archive with suffix '{path.suffix}'; valid: .zip")
-    if not path.parent.is_dir(): raise FileNotFoundError(f'{path}: its folder does not exist')
     with replacing(path) as unfinished:
         with zipfile.ZipFile(unfinished, 'w') as archive:
             for n, blob in enumerate(blobs, 1):

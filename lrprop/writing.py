@@ -53,7 +53,6 @@ def write_video(
     "Encode frames as H.264 (yuv420p; odd sizes grow by one repeated row or column); raises `ValueError`, leaving no file."
     path = Path(path)
     if path.suffix.lower() not in _WRITABLE: raise ValueError(f"{path}: cannot write a video with suffix '{path.suffix}'; valid: {', '.join(_WRITABLE)}")
-    if not path.parent.is_dir(): raise FileNotFoundError(f'{path}: its folder does not exist')
     rate = Fraction(fps).limit_denominator(1001) if 0 < fps < 1000 else Fraction(0)
     if not rate: raise ValueError(f'{path}: fps={fps} is not between 0 and 1000; valid: 0.0005 or more, and below 1000')
     if crf not in range(52): raise ValueError(f'{path}: crf={crf} is not a whole number from 0 to 51')
