@@ -11,7 +11,6 @@ __all__ = ['FORMAT', 'previous_checkpoint', 'save_tensors', 'save_checkpoint', '
 import hashlib
 import json
 import os
-import re
 import signal
 import threading
 import warnings
@@ -26,7 +25,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from .core import Video, content_hash, replacing
+from .core import Video, content_hash, is_left_over, replacing
 from .encoder import Encoder
 
 # %% ../nbs/60_checkpoint.ipynb #4477a014
@@ -129,8 +128,7 @@ def resume_checkpoint(
     device: str|torch.device = 'cpu', # Where its tensors go
 ) -> dict[str, Any]|None: # The state to go on from; None to start anew
     "Read what an earlier run left, and clear away what is half-written or damaged; raises as `load_checkpoint`."
-    for file in path.parent.iterdir():
-        if re.fullmatch(rf'\.{re.escape(path.stem)}-\d+\.\w+', file.name): file.unlink()  # named by `replacing`
+    for file in [p for p in path.parent.glob('.*-*') if is_left_over(p, {path.stem}, (path.suffix.lower(), '.safetensors'), alone=True)]: file.unlink()
     if not (path.exists() or previous_checkpoint(path).exists()): return None
     state, source = _load(path, device)
     check_same_config(source, _entries(source, state, 'config')[0], config)

@@ -192,8 +192,9 @@ def is_left_over(
     path: Path,                # A file
     stems: Container[str],     # Stems of the files that were being written
     suffixes: tuple[str, ...], # And their suffixes, in lower case
+    alone: bool = False,       # Nobody else can be writing such files: whoever began one has left it
 ) -> bool:
     "Whether it is a temporary file of `replacing` that a dead process of this machine left."
     m = re.fullmatch(r'\.(.+)-([1-9][0-9]*)(?:_([0-9a-f]{6})_[0-9a-f]{6})?(\.[^.]+)', path.name, re.S)
-    if not m or m[1] not in stems or m[3] not in (None, _host()) or m[4].lower() not in suffixes or path.is_symlink() or not path.is_file(): return False
-    return int(m[2]) == os.getpid() or not _runs(int(m[2]))
+    if not m or m[1] not in stems or m[4].lower() not in suffixes or path.is_symlink() or not path.is_file(): return False
+    return alone or (m[3] in (None, _host()) and (int(m[2]) == os.getpid() or not _runs(int(m[2]))))
