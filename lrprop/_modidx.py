@@ -204,6 +204,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '.', 'doc_host': '.', 'git_u
                                 'lrprop.compare._rows': ('compare.html#_rows', 'lrprop/compare.py'),
                                 'lrprop.compare._tree': ('compare.html#_tree', 'lrprop/compare.py'),
                                 'lrprop.compare._write_rows': ('compare.html#_write_rows', 'lrprop/compare.py'),
+                                'lrprop.compare.check_limit': ('compare.html#check_limit', 'lrprop/compare.py'),
                                 'lrprop.compare.compare': ('compare.html#compare', 'lrprop/compare.py'),
                                 'lrprop.compare.medoid': ('compare.html#medoid', 'lrprop/compare.py'),
                                 'lrprop.compare.pair_distances': ('compare.html#pair_distances', 'lrprop/compare.py'),

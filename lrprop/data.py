@@ -85,6 +85,7 @@ def _find_videos(root: Path) -> dict[str, Path]:
     if len(found) == 1: raise ValueError(f'{root}: only 1 video ({next(iter(found.values())).name}); training aligns pairs, at least 2 are needed')
     return found
 
+# %% ../nbs/12_data.ipynb #f8b506a8
 def choose_val(
     names: Sequence[str], # Of all videos
     val_fraction: float,  # Share of validation videos, in [0, 1)

@@ -9,11 +9,10 @@ __all__ = ['Found', 'read_query', 'search_clips', 'compare_clips', 'segment_clip
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import inf
 from pathlib import Path
 
 from .clips import Clips, embed_clips
-from .compare import COMPARE_FILES, Comparison, compare, plot_deviations, plot_distances, plot_residuals, write_comparison
+from .compare import COMPARE_FILES, Comparison, check_limit, compare, plot_deviations, plot_distances, plot_residuals, write_comparison
 from .core import FrameSource, Video, check_new
 from .dataset import PreparedFrames
 from .jpegs import hash_file
@@ -107,7 +106,7 @@ def compare_clips(
     if out.exists() and not out.is_dir(): raise ValueError(f'{out}: is no folder; choose another name')
     if not out.exists(): check_new(out)
     else: check_new(*(out/name for name in (*COMPARE_FILES, *_PLOTS)))
-    if not 0 < limit < inf: raise ValueError(f'limit {limit}; valid: a number above 0')
+    check_limit(limit)
     clips = embed_clips(folder, model, weights, device=device, on_error=on_error, progress=progress)
     result = compare(clips.videos, clips.embs, clips.center, limit=limit, progress=progress)
     out.mkdir(exist_ok=True)
